@@ -1,0 +1,32 @@
+"""videoclip: CLIP with a sense of time.
+
+    model = videoclip.load("runs/moving_shapes/models/transformer-seed0")
+    scores = model.similarity(videoclip.Tokenizer()(["a dog jumps"]), video, mask)
+
+Everything is imported on first use, so that `videoclip --help` answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from videoclip.experiment import Experiment
+    from videoclip.model import Model, VideoCLIP
+    from videoclip.tokenizer import Tokenizer
+    from videoclip.weights import load
+
+_HOME = {
+    "Experiment": "videoclip.experiment",
+    "Model": "videoclip.model",
+    "Tokenizer": "videoclip.tokenizer",
+    "VideoCLIP": "videoclip.model",
+    "load": "videoclip.weights",
+}
+
+__all__ = ["Experiment", "Model", "Tokenizer", "VideoCLIP", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'videoclip' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

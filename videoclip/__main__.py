@@ -1,0 +1,51 @@
+"""The command line: `videoclip VERB ...`, also `python -m videoclip VERB ...`."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+VERBS = {
+    "compare": "train and evaluate one model per temporal module and seed; table, chart, page",
+    "evaluate": "evaluate a trained model on a manifest",
+}
+HELP = "\n".join(
+    [
+        "usage: videoclip VERB [OPTIONS]",
+        "",
+        "CLIP with a sense of time: text-video retrieval with swappable temporal modules.",
+        "",
+        *(f"  {verb:<10} {what}" for verb, what in VERBS.items()),
+        "",
+        "videoclip VERB --help shows the options of a verb.",
+    ]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit status; errors meant for users are one clear message."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
+        print(f"videoclip: no verb is named {verb!r}; {hint}", file=sys.stderr)
+        return 2
+    from videoclip.errors import VideoclipError
+
+    try:
+        import_module(f"videoclip.commands.{verb}").main(rest)
+    except VideoclipError as error:
+        print(f"videoclip {verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nvideoclip {verb}: interrupted; what is finished is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,13 @@
+"""Errors meant for users: one message that names the thing and the next step, no traceback."""
+
+
+class VideoclipError(Exception):
+    """Something that the user can put right; the command line prints the message alone."""
+
+
+class VideoError(VideoclipError):
+    """A video that cannot be read, or a part of it that holds no frames."""
+
+
+class ManifestError(VideoclipError):
+    """A manifest that cannot be used; the message lists what is wrong, with line numbers."""

@@ -1,0 +1,241 @@
+"""The manifest: one row per clip, Parquet or JSONL, the same schema for every data set."""
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from videoclip.errors import ManifestError
+
+SPLITS = ("train", "val", "test")
+SHARES = {"val": 0.15, "test": 0.15}
+SHOWN = 20
+"""So many faults are listed; the rest is counted."""
+
+
+class Clip(NamedTuple):
+    """One row of a manifest."""
+
+    video_id: str
+    """Unique in the manifest."""
+    path: Path
+    """The file; in the manifest it may be relative to the manifest's folder."""
+    captions: tuple[str, ...] = ()
+    """What the clip shows; in the file a list of strings or one string."""
+    label: str | None = None
+    """The action, for recognition."""
+    split: str | None = None
+    """train, val or test."""
+    start: float | None = None
+    """Seconds from the video's first frame; None is the beginning."""
+    end: float | None = None
+    """Seconds; None is the end."""
+    group: str | None = None
+    """A word by which results are also broken down."""
+
+
+def read_manifest(path: Path) -> list[Clip]:
+    """Reads a .jsonl or .parquet manifest.
+
+    Raises ManifestError that lists the rows that are wrong, and for an empty or missing file.
+    """
+    rows = _rows(Path(path))
+    faults: list[str] = []
+    clips: list[Clip] = []
+    seen: dict[str, int] = {}
+    for number, row in rows:
+        clip, wrong = _clip(row, Path(path).parent)
+        if clip and clip.video_id in seen:
+            wrong.append(f"video_id {clip.video_id!r} stands in row {seen[clip.video_id]} already")
+        faults += [f"  row {number}: {fault}" for fault in wrong]
+        if clip and not wrong:
+            seen[clip.video_id] = number
+            clips.append(clip)
+    if faults:
+        more = [f"  and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        raise ManifestError("\n".join([f"{path} has faults:", *faults[:SHOWN], *more]))
+    if not clips:
+        raise ManifestError(f"{path} is empty; a manifest has one row per clip")
+    return clips
+
+
+def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
+    """Writes .jsonl or .parquet; a path inside the manifest's folder is written relative to it."""
+    path = Path(path)
+    rows = []
+    for clip in clips:
+        row = {k: v for k, v in clip._asdict().items() if v is not None}
+        inside = clip.path.is_relative_to(path.parent)
+        row["path"] = str(clip.path.relative_to(path.parent) if inside else clip.path)
+        rows.append(row | {"captions": list(clip.captions)})
+    partial = path.with_name(path.name + ".part")
+    if path.suffix == ".jsonl":
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        partial.write_text(text, encoding="utf-8")
+    elif path.suffix == ".parquet":
+        import pandas as pd
+
+        pd.DataFrame(rows).to_parquet(partial)
+    else:
+        raise ManifestError(f"{path}: a manifest is .jsonl or .parquet, not {path.suffix!r}")
+    partial.replace(path)
+
+
+def manifest_hash(path: Path) -> str:
+    """SHA-256 of a manifest's rows; the same for the same rows in Parquet and in JSONL.
+
+    The absolute place of the manifest does not count.
+    """
+    digest = hashlib.sha256()
+    for _, row in _rows(Path(path)):
+        clip, _ = _clip(row, Path())
+        digest.update(json.dumps(clip, default=str, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def require_captions(clips: Sequence[Clip], path: Path) -> None:
+    """Raises ManifestError that names the clips without a caption."""
+    without = [clip.video_id for clip in clips if not clip.captions]
+    if without:
+        raise ManifestError(
+            f"{path}: {len(without)} of {len(clips)} clips have no caption, among them "
+            f"{', '.join(without[:10])}; retrieval needs at least one each"
+        )
+
+
+def with_splits(
+    clips: Sequence[Clip], path: Path, needed: Sequence[str] = SPLITS
+) -> tuple[dict[str, list[Clip]], str | None]:
+    """The clips by split, and a sentence that says what had to be decided, or None.
+
+    Where no row has a split, video ids are dealt out by their hash, 70/15/15; where only `val` is
+    missing, 15 % of `train` becomes it. `test` is never used for anything else.
+
+    Raises ManifestError where a needed split is missing or a row's split is unknown or absent.
+    """
+    named = {split: [c for c in clips if c.split == split] for split in SPLITS}
+    unsplit = [clip for clip in clips if clip.split is None]
+    if len(unsplit) == len(clips):
+        if len(clips) < len(needed):
+            raise ManifestError(
+                f"{path} has no splits and only {len(clips)} clips; {', '.join(needed)} need at "
+                "least one each"
+            )
+        rest, dealt = _by_hash(clips), {}
+        for split in ("val", "test"):
+            size = max(1, round(SHARES[split] * len(clips))) if split in needed else 0
+            dealt[split], rest = rest[:size], rest[size:]
+        dealt["train"] = rest
+        sizes = ", ".join(f"{len(dealt[s])} {s}" for s in SPLITS if s in needed)
+        return _ordered(dealt, clips), (
+            f"The manifest has no splits; clips were dealt out by a hash of their id: {sizes}."
+        )
+    if unsplit:
+        raise ManifestError(
+            f"{path}: {len(unsplit)} of {len(clips)} clips have no split, among them "
+            f"{', '.join(c.video_id for c in unsplit[:10])}; give all rows a split, or none"
+        )
+    present = sorted({clip.split for clip in clips if clip.split})
+    missing = [split for split in needed if not named[split]]
+    if missing == ["val"] and len(named["train"]) > 1:
+        train = _by_hash(named["train"])
+        size = max(1, round(SHARES["val"] * len(train)))
+        named["val"], named["train"] = train[:size], train[size:]
+        return _ordered(named, clips), (
+            f"The manifest has no split 'val'; {size} of {len(train)} training clips became it."
+        )
+    if missing:
+        raise ManifestError(
+            f"{path} has the splits {', '.join(present)}; {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} needed too. Leave the column out to have "
+            "clips dealt out by a hash of their id"
+        )
+    return named, None
+
+
+def _by_hash(clips: Sequence[Clip]) -> list[Clip]:
+    return sorted(clips, key=lambda clip: hashlib.sha256(clip.video_id.encode()).hexdigest())
+
+
+def _ordered(by_split: Mapping[str, list[Clip]], clips: Sequence[Clip]) -> dict[str, list[Clip]]:
+    """The splits with their clips in the manifest's order."""
+    place = {clip.video_id: index for index, clip in enumerate(clips)}
+    return {s: sorted(rows, key=lambda c: place[c.video_id]) for s, rows in by_split.items()}
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    if not path.is_file():
+        raise ManifestError(f"there is no manifest {path}; give the path of a .jsonl or .parquet")
+    if path.suffix == ".parquet":
+        import pandas as pd
+
+        try:
+            table = pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise ManifestError(f"{path} is not a Parquet file: {error}") from error
+        return list(enumerate(table.to_dict("records"), start=1))
+    if path.suffix != ".jsonl":
+        raise ManifestError(f"{path}: a manifest is .jsonl or .parquet, not {path.suffix!r}")
+    rows, faults = [], []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            faults.append(f"  line {number} is not JSON: {error}")
+            continue
+        if isinstance(row, dict):
+            rows.append((number, row))
+        else:
+            faults.append(f"  line {number} is {type(row).__name__}, expected an object")
+    if faults:
+        raise ManifestError("\n".join([f"{path} has faults:", *faults[:SHOWN]]))
+    return rows
+
+
+def _clip(row: Mapping[str, Any], folder: Path) -> tuple[Clip | None, list[str]]:
+    """A row as a clip, or the list of what is wrong with it."""
+    wrong = []
+    for name in row:
+        if name not in Clip._fields:
+            close = difflib.get_close_matches(str(name), Clip._fields, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(Clip._fields)}"
+            wrong.append(f"unknown column {name!r}; {hint}")
+    value = {name: _plain(row.get(name)) for name in Clip._fields}
+    for name in ("video_id", "path"):
+        if not isinstance(value[name], str) or not value[name]:
+            wrong.append(f"{name} is {value[name]!r}; expected text")
+    for name in ("label", "split", "group"):
+        if value[name] is not None and not isinstance(value[name], str):
+            wrong.append(f"{name} is {value[name]!r}; expected text")
+    for name in ("start", "end"):
+        if value[name] is not None and (
+            isinstance(value[name], bool | str) or not math.isfinite(value[name])
+        ):
+            wrong.append(f"{name} is {value[name]!r}; expected seconds")
+    start, end = value["start"], value["end"]
+    if not wrong and start is not None and end is not None and end <= start:
+        wrong.append(f"the segment starts at {start} s and ends at {end} s; it must end later")
+    if value["split"] is not None and value["split"] not in SPLITS:
+        wrong.append(f"split is {value['split']!r}; known: {', '.join(SPLITS)}")
+    captions = value["captions"]
+    captions = [captions] if isinstance(captions, str) else captions or []
+    if not all(isinstance(caption, str) and caption.strip() for caption in captions):
+        wrong.append(f"captions are {captions!r}; expected a list of texts that are not empty")
+    if wrong:
+        return None, wrong
+    clip = Clip(**value)
+    return clip._replace(path=folder / clip.path, captions=tuple(captions)), []
+
+
+def _plain(value: Any) -> Any:
+    """What Parquet gives for lists and for holes, as plain Python."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value

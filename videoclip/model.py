@@ -1,0 +1,163 @@
+"""Frames and token ids -> scores: the towers and the three slots put together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from videoclip.heads import Head, Mean
+from videoclip.mixers import Mixer, NoMixer
+from videoclip.scorers import Cosine, Scorer
+from videoclip.towers import CLIP, Text, ViT
+from videoclip.transforms import Pixels, normalize
+from videoclip.types import Embedding, Features, Frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Everything that a checkpoint must know to be built again; the defaults are ViT-B/32."""
+
+    visual: ViT = field(default_factory=ViT)
+    """Frames -> features."""
+    text: Text = field(default_factory=Text)
+    """Token ids -> embedding."""
+    embedding: int = 512
+    """Channels of the space that texts and frames share."""
+    pixels: Pixels = field(default_factory=Pixels)
+    """How pixels are normalized."""
+    mixer: Mixer = field(default_factory=NoMixer)
+    """The slot inside the tower."""
+    head: Head = field(default_factory=Mean)
+    """The slot over time."""
+    scorer: Scorer = field(default_factory=Cosine)
+    """The slot with the text."""
+
+    def build(self) -> "VideoCLIP":
+        """The model, with random weights."""
+        return VideoCLIP(self)
+
+
+class VideoCLIP(nn.Module):
+    """CLIP with a sense of time. Every public method takes and returns plain tensors.
+
+    Pixels may be uint8, which are normalized here with the constants that belong to the weights,
+    or float that is normalized already.
+    """
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.config = config
+        self.clip = CLIP(config.visual, config.text, config.embedding)
+        self.mixers = nn.ModuleList(
+            config.mixer.build(config.visual.width) for _ in range(self.clip.visual.depth)
+        )
+        self.head = config.head.build(config.embedding)
+        self.scorer = config.scorer.build(config.embedding)
+        self.register_buffer("pixel_mean", torch.tensor(config.pixels.mean), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(config.pixels.std), persistent=False)
+
+    def start_from(self, clip: CLIP) -> None:
+        """Takes over the weights of a pretrained CLIP; new modules start from them where they can.
+
+        Raises RuntimeError, listing them, where the towers have different parameters.
+        """
+        self.clip.load_state_dict(clip.state_dict())
+        for module in (*self.mixers, self.head, self.scorer):
+            if hasattr(module, "start_from"):
+                module.start_from(clip)
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        """The parameters that plain CLIP does not have."""
+        return [p for part in (self.mixers, self.head, self.scorer) for p in part.parameters()]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.clip.logit_scale.device
+
+    # The public surface: plain tensors in, plain tensors out.
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        """Token ids (N, L) -> text features (N, D), not normalized."""
+        return self.clip.encode_text(ids)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> image features (B, D), not normalized."""
+        _require(pixels, 4, "images (B, 3, H, W)")
+        return self.encode_frames(pixels[:, None])[:, 0]
+
+    def encode_frames(self, video: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Clips (M, T, 3, H, W) -> frame features before the head (M, T, D), not normalized."""
+        return self.features(self._frames(video, mask)).frames
+
+    def encode_video(self, video: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Clips (M, T, 3, H, W), mask (M, T) True where a frame is real -> (M, D), not normalized.
+
+        Without a mask every frame is real.
+        """
+        return self.embed_video(self._frames(video, mask)).vector
+
+    def similarity(self, ids: Tensor, video: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Token ids (N, L) and clips (M, T, 3, H, W) under mask (M, T) -> logits (N, M)."""
+        return self.score(self.embed_text(ids), self.embed_video(self._frames(video, mask)))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes weights (safetensors) and configuration; `videoclip.load(folder)` opens them."""
+        from videoclip.weights import save
+
+        save(self, Path(folder))
+
+    # The way of the data, in records.
+
+    def features(self, frames: Frames) -> Features:
+        """Frames -> Features: the tower, with a mixer around each block."""
+        pixels, mask = frames
+        if pixels.dtype == torch.uint8:
+            pixels = normalize(pixels, self.pixel_mean, self.pixel_std)
+        keep_layers = getattr(self.head, "reads_layers", 0)
+        return self.clip.visual(pixels, mask, self.mixers, keep_layers)
+
+    def embed_video(self, frames: Frames) -> Embedding:
+        """Frames -> Embedding: the tower, then the head."""
+        return self.head(self.features(frames))
+
+    def embed_text(self, ids: Tensor) -> Embedding:
+        """Token ids (N, L) -> Embedding with one token, the text's feature."""
+        vector = self.clip.encode_text(ids)
+        one = torch.ones(len(vector), 1, dtype=torch.bool, device=vector.device)
+        return Embedding(vector, vector[:, None], one)
+
+    def score(self, text: Embedding, video: Embedding) -> Tensor:
+        """Embeddings of Q texts and V videos -> logits (Q, V)."""
+        return self.scorer(text, video, self.clip.logit_scale)
+
+    def forward(self, frames: Frames, ids: Tensor) -> Tensor:
+        """What training calls: Frames of B clips and ids (B, L) -> logits (B, B)."""
+        return self.score(self.embed_text(ids), self.embed_video(frames))
+
+    def _frames(self, video: Tensor, mask: Tensor | None) -> Frames:
+        _require(video, 5, "clips (M, T, 3, H, W)")
+        if mask is None:
+            mask = torch.ones(video.shape[:2], dtype=torch.bool, device=video.device)
+        if mask.shape != video.shape[:2]:
+            raise ValueError(
+                f"the mask has shape {tuple(mask.shape)}, the clips {tuple(video.shape)}; "
+                "a mask is (M, T), True where a frame is real"
+            )
+        mask = mask.bool()
+        if not bool(mask.any(dim=1).all()):
+            empty = (~mask.any(dim=1)).nonzero().flatten().tolist()
+            raise ValueError(f"clips {empty} have no real frame in the mask; leave them out")
+        return Frames(video, mask)
+
+
+def _require(pixels: Tensor, dimensions: int, shape: str) -> None:
+    if pixels.ndim != dimensions or pixels.shape[-3] != 3:
+        raise ValueError(f"pixels have shape {tuple(pixels.shape)}; expected {shape}")
+
+
+def count_parameters(parameters: Sequence[nn.Parameter]) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in parameters)

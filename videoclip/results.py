@@ -1,0 +1,118 @@
+"""Finished cells -> the numbers of the table: means over seeds, intervals, paired differences.
+
+Everything is derived from the ranks that the cells saved, so a table can be made again at any time.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from videoclip.compare import Cell
+from videoclip.evaluate import DIRECTIONS, FRAME_ORDERS
+from videoclip.intervals import mean_interval, paired_difference
+
+RECALLS = {"R@1": 1, "R@5": 5, "R@10": 10}
+INTERVAL = "95 % percentile bootstrap over videos, 10,000 draws, seeds averaged"
+
+
+def summarize(cells: Sequence[Cell], baseline: Sequence[Cell] | None) -> dict[str, Any]:
+    """The numbers of one row from its cells, one per seed; differences are to the baseline's cells.
+
+    `baseline` is None for the row that the others are compared with.
+    """
+    first = cells[0].facts
+    groups = sorted({*cells[0].ranks["group"]} - {""})
+    row: dict[str, Any] = {
+        "name": cells[0].name,
+        "parameters": first["parameters"],
+        "new_parameters": first["new_parameters"],
+        "ms_per_clip": float(np.median([cell.facts["ms_per_clip"] for cell in cells])),
+        "seeds": [cell.seed for cell in cells],
+        "tie_note": first["tie_note"],
+        "gallery": first["gallery"],
+        "difference": None,
+        "by_group": {},
+        "frame_order": {},
+    }
+    for direction in DIRECTIONS:
+        row[direction] = _metrics(_queries(cells, direction))
+    if baseline is not None:
+        row["difference"] = {
+            direction: _differences(cells, baseline, direction) for direction in DIRECTIONS
+        }
+    for group in groups:
+        row["by_group"][group] = _recall_1(cells, baseline, group)
+    for order in FRAME_ORDERS[1:]:
+        found = _queries(cells, "text_to_video", order)
+        row["frame_order"][order] = {
+            "R@1": _value(*_hits(found, 1)),
+            "by_group": {
+                group: {"R@1": _value(*_hits(_queries(cells, "text_to_video", order, group), 1))}
+                for group in groups
+            },
+        }
+    return row
+
+
+def _queries(
+    cells: Sequence[Cell], direction: str, order: str = "normal", group: str | None = None
+) -> list[pd.DataFrame]:
+    """The queries of one kind, one table per seed, in the same order."""
+    tables = []
+    for cell in cells:
+        ranks = cell.ranks
+        chosen = (ranks["direction"] == direction) & (ranks["frame_order"] == order)
+        if group is not None:
+            chosen &= ranks["group"] == group
+        tables.append(ranks[chosen])
+    return tables
+
+
+def _hits(tables: Sequence[pd.DataFrame], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hits at K as 0 or 100, (S, Q), and the video that each query belongs to, (Q,)."""
+    hits = [100.0 * ((t["rank"] <= k) & ~t["missing"]).to_numpy() for t in tables]
+    return np.stack(hits), tables[0]["video"].to_numpy()
+
+
+def _value(values: np.ndarray, videos: np.ndarray) -> dict[str, float]:
+    """Mean, standard deviation over seeds and interval of values (S, Q) of queries."""
+    interval = mean_interval(values, videos)
+    sd = float(values.mean(1).std(ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": interval.mean, "sd": sd, "low": interval.low, "high": interval.high}
+
+
+def _metrics(tables: Sequence[pd.DataFrame]) -> dict[str, dict[str, float]]:
+    found = {name: _value(*_hits(tables, k)) for name, k in RECALLS.items()}
+    ranks = np.stack([table["rank"].to_numpy() for table in tables])
+    medians = np.median(ranks, axis=1)
+    sd = float(medians.std(ddof=1)) if len(medians) > 1 else 0.0
+    found["MdR"] = {"mean": float(medians.mean()), "sd": sd}
+    found["MnR"] = _value(ranks, tables[0]["video"].to_numpy())
+    return found
+
+
+def _difference(
+    cells: Sequence[Cell], baseline: Sequence[Cell], direction: str, group: str | None, k: int
+) -> dict[str, float]:
+    """The paired difference of recall at K in percent points, on the same draws of videos."""
+    own, videos = _hits(_queries(cells, direction, group=group), k)
+    other, _ = _hits(_queries(baseline, direction, group=group), k)
+    return paired_difference(own, other, videos)._asdict()
+
+
+def _differences(
+    cells: Sequence[Cell], baseline: Sequence[Cell], direction: str
+) -> dict[str, dict[str, float]]:
+    return {name: _difference(cells, baseline, direction, None, k) for name, k in RECALLS.items()}
+
+
+def _recall_1(
+    cells: Sequence[Cell], baseline: Sequence[Cell] | None, group: str
+) -> dict[str, Mapping[str, float] | None]:
+    value = _value(*_hits(_queries(cells, "text_to_video", group=group), 1))
+    difference = None
+    if baseline is not None:
+        difference = _difference(cells, baseline, "text_to_video", group, 1)
+    return {"R@1": value, "difference": difference}

@@ -1,0 +1,30 @@
+"""The image-text CLIP that every video model stands on: two towers and a temperature."""
+
+import math
+
+import torch
+from torch import nn
+
+from videoclip.towers.text import Text, TextTransformer
+from videoclip.towers.vit import ViT
+
+MAX_LOGIT_SCALE = math.log(100)
+"""Training clamps logit_scale here (Radford et al. 2021, section 2.5)."""
+
+
+class CLIP(TextTransformer):
+    """CLIP under OpenAI's parameter names.
+
+    There the text tower's parameters stand at the root, beside `visual` and `logit_scale`; all
+    reference checkpoints follow that, so this class *is* a text tower that owns a visual one.
+    """
+
+    def __init__(self, visual: ViT, text: Text, embedding: int) -> None:
+        super().__init__(text, embedding)
+        self.visual = visual.build(embedding)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keeps exp(logit_scale) at or under 100; called after every optimizer step."""
+        self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)

@@ -1,0 +1,97 @@
+"""Frames -> Features: CLIP's vision transformer, with a place for a mixer around every block."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from videoclip.layers import Activation, Blocks, LayerNorm, attention_heads
+from videoclip.types import Features
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViT:
+    """A vision transformer; the defaults are ViT-B/32."""
+
+    width: int = 768
+    """Channels of a token."""
+    layers: int = 12
+    """Residual blocks."""
+    patch_size: int = 32
+    """Pixels a side of a patch."""
+    image_size: int = 224
+    """Pixels a side of a frame."""
+    activation: Activation = "quick_gelu"
+    """OpenAI's weights need quick_gelu; most of open_clip's need gelu."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the patches do not tile the frame."""
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"patches of {self.patch_size} pixels do not tile a frame of {self.image_size}; "
+                "choose an image_size that patch_size divides"
+            )
+
+    def build(self, embedding: int) -> "VisionTransformer":
+        """The tower, with random weights."""
+        return VisionTransformer(self, embedding)
+
+
+class VisionTransformer(nn.Module):
+    """CLIP's ViT (Radford et al. 2021) over clips; an image is a clip of one frame."""
+
+    def __init__(self, config: ViT, embedding: int) -> None:
+        super().__init__()
+        width, scale = config.width, config.width**-0.5
+        patches = (config.image_size // config.patch_size) ** 2
+        self.image_size = config.image_size
+        self.conv1 = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size, bias=False)
+        self.class_embedding = nn.Parameter(scale * torch.randn(width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn(patches + 1, width))
+        self.ln_pre = LayerNorm(width)
+        self.transformer = Blocks(
+            width, config.layers, attention_heads(width), activation=config.activation
+        )
+        self.ln_post = LayerNorm(width)
+        self.proj = nn.Parameter(scale * torch.randn(width, embedding))
+
+    @property
+    def depth(self) -> int:
+        """The number of blocks, hence of mixers."""
+        return len(self.transformer.resblocks)
+
+    def forward(
+        self,
+        pixels: Tensor,
+        mask: Tensor,
+        mixers: Sequence[nn.Module],
+        keep_layers: int = 0,
+    ) -> Features:
+        """Encodes pixels (B, T, 3, H, W), normalized, under mask (B, T) -> Features (B, T, D).
+
+        `mixers` holds one module per block. The tokens after the last `keep_layers` blocks travel
+        with the result, for heads that read inside the tower.
+
+        Raises ValueError where the frames are not of the tower's size.
+        """
+        if pixels.shape[-2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"frames are {tuple(pixels.shape[-2:])} pixels, the tower was made for "
+                f"({self.image_size}, {self.image_size}); resize them (videoclip.transforms)"
+            )
+        clips = len(pixels)
+        patches = rearrange(self.conv1(pixels.flatten(0, 1)), "(b t) w y x -> b t (y x) w", b=clips)
+        first = self.class_embedding.to(patches.dtype).expand(*patches.shape[:2], 1, -1)
+        tokens = torch.cat([first, patches], dim=2)
+        tokens = self.ln_pre(tokens + self.positional_embedding.to(tokens.dtype))
+        kept: list[Tensor] = []
+        for index, (block, mixer) in enumerate(
+            zip(self.transformer.resblocks, mixers, strict=True)
+        ):
+            tokens = mixer(tokens, mask, block)
+            if index >= self.depth - keep_layers:
+                kept.append(tokens)
+        frames = self.ln_post(tokens[:, :, 0]) @ self.proj
+        return Features(frames, mask, tuple(kept))

@@ -1,0 +1,66 @@
+"""uint8 frames -> what the tower expects: the one place that resizes, crops and normalizes.
+
+Frames stay uint8 until they are on the tower's device, so that a batch is an eighth of what
+float64 frames (CLIP4Clip's loader) would be.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import RandomResizedCrop as _RandomResizedCrop
+from torchvision.transforms.v2 import functional as transform
+
+from videoclip.randomness import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """How pixels are normalized; it belongs to the weights and travels with them."""
+
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    """Per channel, of values in 0..1; the default is OpenAI's."""
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    """Per channel, of values in 0..1; the default is OpenAI's."""
+
+
+def resize_and_crop(frames: np.ndarray, size: int) -> Tensor:
+    """Frames (T, H, W, 3) uint8 -> (T, 3, size, size) uint8.
+
+    The short side becomes `size` (bicubic with antialiasing, within 1/255 of what OpenAI's PIL
+    pipeline gives; without antialiasing it would be 26/255 off), then the middle is kept.
+    """
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
+    pixels = transform.resize(
+        pixels, [size], interpolation=InterpolationMode.BICUBIC, antialias=True
+    )
+    return transform.center_crop(pixels, [size, size])
+
+
+def random_crop(pixels: Tensor, smallest: float, *, seed: int, epoch: int, sample: str) -> Tensor:
+    """Cuts the same random part out of all frames (T, 3, H, W) of a clip and resizes it back.
+
+    The part covers `smallest`..1 of the area, and is a pure function of (seed, epoch, sample).
+    Nothing is mirrored: captions say left and right.
+    """
+    if smallest >= 1:
+        return pixels
+    numbers = generator(seed, epoch, sample, "crop")
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global state
+        torch.manual_seed(int(numbers.integers(2**62)))
+        box = _RandomResizedCrop(1, scale=(smallest, 1.0), ratio=(0.95, 1.05)).make_params([pixels])
+    return transform.resized_crop(
+        pixels,
+        **box,
+        size=list(pixels.shape[-2:]),
+        interpolation=InterpolationMode.BICUBIC,
+        antialias=True,
+    )
+
+
+def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Pixels (..., 3, H, W) uint8 -> float32, per channel (value / 255 - mean) / std."""
+    shape = (3, 1, 1)
+    return (pixels.float() / 255 - mean.view(shape)) / std.view(shape)
