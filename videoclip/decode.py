@@ -12,14 +12,14 @@ from typing import Protocol
 import av
 import decord
 import numpy as np
+from PIL import Image, ImageOps
 
 from videoclip.errors import VideoError
 
-CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegts,mpegvideo,flv,ogg,asf,"
-    "png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,image2"
-)
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegts,mpegvideo,flv,ogg,asf"
 """FFmpeg's names of what may be opened; no playlists, no network."""
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+"""Files that are one frame."""
 
 decord.logging.set_level(decord.logging.QUIET)
 
@@ -44,24 +44,32 @@ def open_video(path: Path) -> Iterator[Video]:
     give smeared frames instead of an error.
     """
     path = Path(path)
-    stream = _check(path)
-    try:
-        video: Video = _Decord(path, stream)
-    except (RuntimeError, ValueError):  # decord's own errors are RuntimeErrors
-        video = _PyAV(path, stream)
+    _check_file(path)
+    video: Video
+    if path.suffix.lower() in PICTURES:
+        video = _Picture(path)
+    else:
+        stream = _video_stream(path)
+        try:
+            video = _Decord(path)
+        except (decord.DECORDError, RuntimeError):
+            video = _PyAV(path, stream)
     if not len(video.timestamps):
         raise VideoError(f"{path} holds no frame; replace the file or remove it from the manifest")
     yield video
 
 
-def _check(path: Path) -> int:
-    """The index of the best video stream, or a VideoError in plain words."""
+def _check_file(path: Path) -> None:
     if not path.exists():
         raise VideoError(f"{path} does not exist; correct the path in the manifest")
     if not path.is_file():
         raise VideoError(f"{path} is not a file; correct the path in the manifest")
     if not path.stat().st_size:
         raise VideoError(f"{path} is empty (0 bytes); fetch it again")
+
+
+def _video_stream(path: Path) -> int:
+    """The index of the best video stream, after a look at the container."""
     with _container(path) as container:
         stream = container.streams.best("video")
         if stream is None:
@@ -89,7 +97,7 @@ def _reason(error: Exception) -> str:
 class _Decord:
     """The usual reader. Frames before the start that an edit list hides are not counted."""
 
-    def __init__(self, path: Path, stream: int) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.reader = decord.VideoReader(str(path), num_threads=1)
         count = len(self.reader)
@@ -107,7 +115,7 @@ class _Decord:
         wanted = self.visible[np.asarray(indices)]
         try:
             return self.reader.get_batch(wanted).asnumpy()
-        except (RuntimeError, IndexError) as error:
+        except (decord.DECORDError, RuntimeError, IndexError) as error:
             raise VideoError(
                 f"{self.path} is damaged: frames {wanted.min()} to {wanted.max()} of "
                 f"{len(self.reader)} cannot be decoded; fetch it again or remove it"
@@ -145,3 +153,20 @@ class _PyAV:
                 raise VideoError(
                     f"{self.path} is damaged ({_reason(error)}); fetch it again or remove it"
                 ) from error
+
+
+class _Picture:
+    """A picture is a video of one frame."""
+
+    def __init__(self, path: Path) -> None:
+        self.timestamps = np.zeros(1)
+        try:
+            with Image.open(path) as picture:
+                self.pixels = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise VideoError(
+                f"{path} is not a picture that can be read ({_reason(error)}); replace it"
+            ) from error
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        return self.pixels[None][np.asarray(indices)]

@@ -51,7 +51,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
-        """Attends within each (L, W) of x (..., L, W); keys are unseen where mask (..., L) is False.
+        """Attends within each (L, W) of x (..., L, W), to keys where mask (..., L) is True.
 
         A row whose keys are all unseen would be a softmax over nothing, so callers keep one.
         """

@@ -9,15 +9,46 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from videoclip.compare import Cell
+from videoclip.cells import Cell, Material
 from videoclip.evaluate import DIRECTIONS, FRAME_ORDERS
 from videoclip.intervals import mean_interval, paired_difference
+from videoclip.metrics import TIE_RULE
 
 RECALLS = {"R@1": 1, "R@5": 5, "R@10": 10}
 INTERVAL = "95 % percentile bootstrap over videos, 10,000 draws, seeds averaged"
 
 
-def summarize(cells: Sequence[Cell], baseline: Sequence[Cell] | None) -> dict[str, Any]:
+def summarize(cells: Mapping[str, Sequence[Cell]], material: Material) -> dict[str, Any]:
+    """The finished cells by row as results.json holds them: protocol, groups and rows."""
+    baseline = "mean" if "mean" in cells else next(iter(cells))
+    test = material.splits["test"]
+    unreadable = material.store.unreadable
+    return {
+        "baseline": baseline,
+        "protocol": {
+            "split": "test",
+            "videos": len(test),
+            "queries": sum(len(clip.captions) for clip in test),
+            "counts": next(iter(cells.values()))[0].facts["counts"],
+            "tie_rule": TIE_RULE,
+            "selection": "best epoch on the validation split (mean of all recalls)",
+            "interval": INTERVAL,
+            "unreadable": [
+                {"video_id": clip.video_id, "reason": unreadable[clip.video_id]}
+                for clip in test
+                if clip.video_id in unreadable
+            ],
+            "notes": material.notes,
+        },
+        "groups": sorted({clip.group for clip in test if clip.group}),
+        "rows": [
+            summarize_row(found, None if name == baseline else cells[baseline])
+            for name, found in cells.items()
+        ],
+    }
+
+
+def summarize_row(cells: Sequence[Cell], baseline: Sequence[Cell] | None) -> dict[str, Any]:
     """The numbers of one row from its cells, one per seed; differences are to the baseline's cells.
 
     `baseline` is None for the row that the others are compared with.
