@@ -11,6 +11,7 @@ import torch
 from safetensors.numpy import load_file
 
 from videoclip import metrics
+from videoclip.errors import VideoclipError
 from videoclip.metrics import (
     Ranks,
     check_counts,
@@ -231,7 +232,11 @@ def test_tie_note_names_only_the_recalls_that_depend_on_ties() -> None:
     assert "1 of 4 queries" in note
     assert "R@1 75.00 to 100.00 (" in note
     assert "R@5" not in note
-    scores[0, 2:] = 2  # ranks 3 or 4: tied, but no recall depends on it
+    scores = np.eye(8)
+    scores[0, 1:6] = [2, 2, 2, 1, 1]  # rank 4 to 6, 5 in the mean: a hit at 5 but for bad luck
+    assert "R@5 87.50 to 100.00 (" in tie_note(text_to_video_ranks(*one_to_one(scores)))
+    scores = np.eye(4)
+    scores[0] = [1, 1, 2, 2]  # rank 3 or 4: tied, but no recall depends on it
     assert tie_note(text_to_video_ranks(*one_to_one(scores))) is None
 
 
@@ -340,18 +345,22 @@ def test_equal_counts_give_the_line_to_print() -> None:
 
 
 def test_every_kind_of_wrong_count_is_named() -> None:
-    with pytest.raises(ValueError, match=r"expected 3, evaluated 4, unique 3: .*") as caught:
+    with pytest.raises(VideoclipError, match=r"expected 3, evaluated 4, unique 3: .*") as caught:
         check_counts(["a", "b", "c"], ["a", "b", "b", "d"])
     message = str(caught.value)
     assert "1 missing: 'c'" in message
     assert "1 evaluated more than once: 'b'" in message
     assert "1 unexpected: 'd'" in message
     # 670 rows, as many as expected, but one stands twice: what a padded sampler leaves.
-    with pytest.raises(ValueError, match="expected 3, evaluated 3, unique 2: .*1 missing: 2; 1 ev"):
+    with pytest.raises(
+        VideoclipError, match=r"expected 3, evaluated 3, unique 2: .*1 missing: 2; 1 ev"
+    ):
         check_counts(range(3), [0, 1, 1])
-    with pytest.raises(ValueError, match="1 expected more than once: 'a'"):
+    with pytest.raises(VideoclipError, match="1 expected more than once: 'a'"):
         check_counts(["a", "a"], ["a", "a"])
-    with pytest.raises(ValueError, match="25 missing: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 15 more$"):
+    with pytest.raises(
+        VideoclipError, match=r"25 missing: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 15 more$"
+    ):
         check_counts(range(25), [])
-    with pytest.raises(ValueError, match="expected 0, .* nothing to evaluate"):
+    with pytest.raises(VideoclipError, match=r"expected 0, .* nothing to evaluate"):
         check_counts([], [])

@@ -1,143 +1,205 @@
-"""scores -> ranks -> Recall@K, median and mean rank; exact, by counting, in both directions.
+"""scores -> ranks -> Recall@K, median and mean rank; counted exactly, in both directions.
 
-Nothing is sorted and nothing is padded: the rank of a query is one more than the number of
-candidates that score higher than its own.
+Ranks are counted (how many candidates score higher, how many the same), never read off a sorted,
+padded tensor: counting needs no copy of the scores, gives a tied query one rank instead of
+several, and keeps queries whose score is not a number in the denominator. Code in the field drops
+such queries in silence and counts tied ones twice.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from videoclip.errors import VideoclipError
 
 TIE_RULE = "tied candidates share the mean of their ranks"
-ROWS_AT_ONCE = 4096
+"""What the table says about ties."""
+RECALL_AT = (1, 5, 10)
+"""The cut-offs of the tables in the literature."""
+
+_ELEMENTS_AT_ONCE = 2**22  # what one chunk copies: 16 MiB of float32
+_NAMED_IN_ERRORS = 10
 
 
 class Ranks(NamedTuple):
-    """The rank of every query among its candidates; 1 is best."""
+    """The rank of each query's true answer among the candidates; 1 is best."""
 
     rank: np.ndarray
-    """(Q,) float64: the mean rank where candidates tie; candidates + 1 where missing."""
+    """(Q,) float64: the mean rank over all orders of the tied candidates."""
     optimistic: np.ndarray
-    """(Q,): every tie is won."""
+    """(Q,) int64: the rank if the true answer came first among its ties."""
     pessimistic: np.ndarray
-    """(Q,): every tie is lost."""
+    """(Q,) int64: the rank if the true answer came last among its ties."""
     missing: np.ndarray
-    """(Q,) bool: the query's own score is nan; a miss at every K."""
+    """(Q,) bool: the true answer has no score (NaN). A miss at every K; its ranks are stated as
+    `candidates + 1`, one place behind the last."""
     candidates: int
-    """How many candidates every query has."""
+    """How many candidates each query ranks."""
 
 
-def text_to_video_ranks(scores: np.ndarray, video_of_caption: np.ndarray) -> Ranks:
-    """Every caption is a query: scores (N, M), video_of_caption (N,) in 0..M-1 -> Ranks (N,).
+def text_to_video_ranks(scores: ArrayLike, video_of_caption: ArrayLike) -> Ranks:
+    """Each caption ranks the M videos: scores (N, M), video_of_caption (N,) -> N ranks.
 
-    A nan score of another video never ranks above. Raises ValueError for shapes that do not fit.
+    Every caption is a query of its own, also where a video has several (CLIP4Clip's MSVD rule).
+    NaN competitors never outrank; infinite scores are legal. A video without caption competes.
     """
-    scores, owners = _checked(scores, video_of_caption)
-    return _ranks(scores, owners)
+    scores, video_of_caption = _checked(scores, video_of_caption)
+    captions, videos = scores.shape
+    rows = max(1, _ELEMENTS_AT_ONCE // videos)
+    chunks = (slice(first, first + rows) for first in range(0, captions, rows))
+    return _merged([_count(scores[chunk], video_of_caption[chunk]) for chunk in chunks])
 
 
-def video_to_text_ranks(scores: np.ndarray, video_of_caption: np.ndarray) -> Ranks:
-    """Every video is a query among the M captioned videos: scores (N, M) -> Ranks (M,).
+def video_to_text_ranks(scores: ArrayLike, video_of_caption: ArrayLike) -> Ranks:
+    """Each video ranks the M groups of captions: scores (N, M), video_of_caption (N,) -> M ranks.
 
-    Of several captions of one video the best counts, CLIP4Clip's rule for MSVD: scores are
-    max-pooled over each video's captions, and the video's own place among them is the rank.
+    The best caption stands for its group, for the video's own and for the others alike
+    (CLIP4Clip's multi-sentence rule). NaN captions are passed over, unless the group has no other:
+    then the group never outranks, and for the video's own group the query is missing.
     """
-    scores, owners = _checked(scores, video_of_caption)
-    videos = scores.shape[1]
-    order = np.argsort(owners, kind="stable")
-    starts = np.searchsorted(owners[order], np.arange(videos))
-    # fmax ignores nan where there is another caption; reduceat works on consecutive rows.
-    best = np.fmax.reduceat(scores[order], starts, axis=0)
-    return _ranks(np.ascontiguousarray(best.T), np.arange(videos))
+    scores, video_of_caption = _checked(scores, video_of_caption)
+    captions, videos = scores.shape
+    captions_per_video = np.bincount(video_of_caption, minlength=videos)
+    without = np.flatnonzero(captions_per_video == 0)
+    if len(without):
+        raise ValueError(
+            f"{len(without)} of {videos} videos have no caption, so video-to-text has no true "
+            f"answer for them: {_named(without.tolist())}. Leave their columns out."
+        )
+    order = np.argsort(video_of_caption, kind="stable")
+    group_starts = np.cumsum(captions_per_video) - captions_per_video
+    columns = max(1, _ELEMENTS_AT_ONCE // captions)
+    counted = []
+    for first in range(0, videos, columns):
+        truth = np.arange(first, min(first + columns, videos))
+        grouped = scores[:, first : first + columns][order]  # (N, columns), captions by video
+        best = np.fmax.reduceat(grouped, group_starts, axis=0)  # (M, columns); fmax passes NaN over
+        counted.append(_count(best.T, truth))
+    return _merged(counted)
+
+
+def hits_at_k(ranks: Ranks, k: int) -> np.ndarray:
+    """Which queries (Q,) find their answer at mean rank `k` or better; a missing one never does."""
+    if k < 1:
+        raise ValueError(f"k is {k}, but the best rank is 1: give a k of at least 1")
+    return (ranks.rank <= k) & ~ranks.missing
 
 
 def recall_at_k(ranks: Ranks, k: int) -> float:
-    """Percent of queries whose own candidate ranks at k or better."""
-    return 100 * float(np.mean((ranks.rank <= k) & ~ranks.missing))
+    """R@K in percent of all queries, the missing ones included in the denominator."""
+    hits = hits_at_k(ranks, k)
+    return 100 * int(hits.sum()) / len(hits)  # one rounding, so that 7 of 10,000 reads 0.07
 
 
 def retrieval_metrics(ranks: Ranks) -> dict[str, float]:
-    """R@1, R@5, R@10 in percent, median and mean rank.
+    """R@1, R@5, R@10 in percent, and the median (MdR) and mean (MnR) rank.
 
-    The median of an even count is the mean of the middle two; CLIP4Clip's multi-caption
-    text-to-video figure takes the lower of them.
+    The median of an even number of queries is the mean of the two middle ranks, as in CLIP4Clip's
+    one-caption case; its multi-caption text-to-video case takes the lower of the two instead
+    (`torch.median`), which can print a smaller MdR for the same ranks.
     """
-    recalls = {f"R@{k}": recall_at_k(ranks, k) for k in (1, 5, 10)}
-    return recalls | {"MdR": float(np.median(ranks.rank)), "MnR": float(np.mean(ranks.rank))}
+    recalls = {f"R@{k}": recall_at_k(ranks, k) for k in RECALL_AT}
+    return recalls | {"MdR": float(np.median(ranks.rank)), "MnR": float(ranks.rank.mean())}
 
 
 def tie_note(ranks: Ranks) -> str | None:
-    """A sentence with the best and the worst case where ties make them differ, else None."""
-    low, high = (
-        {k: recall_at_k(ranks._replace(rank=rank), k) for k in (1, 5, 10)}
-        for rank in (ranks.pessimistic, ranks.optimistic)
-    )
-    if low == high:
+    """One sentence with the recalls that depend on how ties are broken; None where none does."""
+    parts = []
+    for k in RECALL_AT:
+        low = recall_at_k(ranks._replace(rank=ranks.pessimistic), k)
+        high = recall_at_k(ranks._replace(rank=ranks.optimistic), k)
+        if low != high:
+            parts.append(f"R@{k} {low:.2f} to {high:.2f}")
+    if not parts:
         return None
-    spans = ", ".join(f"R@{k} {low[k]:.1f} to {high[k]:.1f}" for k in low if low[k] != high[k])
-    return f"Ties decide: with every tie lost or won, {spans}."
-
-
-def check_counts(expected: Sequence[str], evaluated: Sequence[str]) -> str:
-    """The line "expected N = evaluated N = unique N"; raises VideoclipError where it is not so."""
-    counts = Counter(evaluated)
-    missing = [name for name in expected if name not in counts]
-    doubled = [name for name, count in counts.items() if count > 1]
-    surplus = sorted(counts.keys() - set(expected))
-    line = f"expected {len(expected)} = evaluated {len(evaluated)} = unique {len(counts)}"
-    if missing or doubled or surplus or len(expected) != len(evaluated):
-        raise VideoclipError(
-            f"{line.replace('=', '/')} do not agree: missing {missing[:10]}, "
-            f"evaluated twice {doubled[:10]}, not expected {surplus[:10]}"
-        )
-    return line
-
-
-def _checked(scores: np.ndarray, video_of_caption: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    scores, owners = np.asarray(scores), np.asarray(video_of_caption)
-    if scores.ndim != 2 or owners.shape != scores.shape[:1] or not scores.size:
-        raise ValueError(
-            f"scores {scores.shape} and video_of_caption {owners.shape} do not fit; "
-            "expected (N, M) and (N,)"
-        )
-    if owners.min() < 0 or owners.max() >= scores.shape[1]:
-        raise ValueError(
-            f"video_of_caption runs from {owners.min()} to {owners.max()}, but there are "
-            f"{scores.shape[1]} videos"
-        )
-    without = np.setdiff1d(np.arange(scores.shape[1]), owners)
-    if len(without):
-        raise ValueError(
-            f"{len(without)} of {scores.shape[1]} videos have no caption, the first is number "
-            f"{without[0]}; leave them out or give them one"
-        )
-    return scores, owners
-
-
-def _ranks(scores: np.ndarray, own: np.ndarray) -> Ranks:
-    """Ranks of the candidate own[i] in row i of scores (Q, C), a bounded number of rows at once."""
-    greater = np.empty(len(scores), dtype=np.int64)
-    equal = np.empty(len(scores), dtype=np.int64)
-    own_scores = scores[np.arange(len(scores)), own]
-    for start in range(0, len(scores), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        truth = own_scores[rows, None]
-        greater[rows] = np.count_nonzero(scores[rows] > truth, axis=1)
-        equal[rows] = np.count_nonzero(scores[rows] == truth, axis=1) - 1
-    missing = np.isnan(own_scores)
-    candidates = scores.shape[1]
-
-    def placed(rank: np.ndarray) -> np.ndarray:
-        return np.where(missing, candidates + 1, rank).astype(np.float64)
-
-    return Ranks(
-        rank=placed(1 + greater + equal / 2),
-        optimistic=placed(1 + greater),
-        pessimistic=placed(1 + greater + equal),
-        missing=missing,
-        candidates=candidates,
+    tied = int((ranks.pessimistic > ranks.optimistic).sum())
+    return (
+        f"{tied} of {len(ranks.rank)} queries tie with a wrong candidate; from the pessimistic to "
+        f"the optimistic order of ties: {', '.join(parts)} (the table uses the mean rank)."
     )
+
+
+def check_counts(expected_ids: Iterable[Hashable], evaluated_ids: Iterable[Hashable]) -> str:
+    """The line 'expected 180 = evaluated 180 = unique 180'; else VideoclipError names the ids."""
+    expected, evaluated = _ids(expected_ids), _ids(evaluated_ids)
+    expected_times, evaluated_times = Counter(expected), Counter(evaluated)
+    problems = {
+        "expected more than once": [i for i, times in expected_times.items() if times > 1],
+        "missing": [i for i in expected_times if i not in evaluated_times],
+        "evaluated more than once": [i for i, times in evaluated_times.items() if times > 1],
+        "unexpected": [i for i in evaluated_times if i not in expected_times],
+    }
+    unique = len(evaluated_times)
+    listed = [f"{len(ids)} {what}: {_named(ids)}" for what, ids in problems.items() if ids]
+    if not expected:
+        listed.append("there is nothing to evaluate")
+    if listed:
+        raise VideoclipError(
+            f"expected {len(expected)}, evaluated {len(evaluated)}, unique {unique}: every id must "
+            f"be evaluated exactly once; {'; '.join(listed)}"
+        )
+    return f"expected {len(expected)} = evaluated {len(evaluated)} = unique {unique}"
+
+
+def _count(scores: np.ndarray, truth: np.ndarray) -> Ranks:
+    """The ranks of `truth` (Q,) among the columns of `scores` (Q, candidates)."""
+    candidates = scores.shape[1]
+    own = np.take_along_axis(scores, truth[:, None], axis=1)
+    missing = np.isnan(own[:, 0])
+    optimistic = 1 + np.count_nonzero(scores > own, axis=1)  # NaN compares False: never outranks
+    pessimistic = optimistic + np.count_nonzero(scores == own, axis=1) - 1  # less the answer itself
+    optimistic[missing] = pessimistic[missing] = candidates + 1
+    return Ranks((optimistic + pessimistic) / 2, optimistic, pessimistic, missing, candidates)
+
+
+def _merged(chunks: list[Ranks]) -> Ranks:
+    """Chunks of queries over the same candidates as one record."""
+    *columns, candidates = zip(*chunks, strict=True)
+    return Ranks(*(np.concatenate(column) for column in columns), candidates[0])
+
+
+def _checked(scores: Any, video_of_caption: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays that fit each other, the scores in a floating type (their own if they can)."""
+    scores, video_of_caption = np.asarray(scores), np.asarray(video_of_caption)
+    if scores.ndim != 2 or scores.size == 0:
+        raise ValueError(
+            f"scores have the shape {scores.shape}, expected (captions, videos) with at least one "
+            "of each"
+        )
+    if not (np.issubdtype(scores.dtype, np.floating) or np.issubdtype(scores.dtype, np.integer)):
+        raise ValueError(f"scores are of type {scores.dtype}, expected real numbers")
+    if video_of_caption.shape != scores.shape[:1]:
+        raise ValueError(
+            f"video_of_caption has the shape {video_of_caption.shape}, but scores "
+            f"{scores.shape} need one video for each of their {scores.shape[0]} rows (captions)"
+        )
+    if not np.issubdtype(video_of_caption.dtype, np.integer):
+        raise ValueError(
+            f"video_of_caption is of type {video_of_caption.dtype}, expected integers: the column "
+            "of each caption's video"
+        )
+    outside = np.flatnonzero((video_of_caption < 0) | (video_of_caption >= scores.shape[1]))
+    if len(outside):
+        row = outside[0]
+        raise ValueError(
+            f"video_of_caption[{row}] is {video_of_caption[row]}, but scores have the columns 0 to "
+            f"{scores.shape[1] - 1} ({len(outside)} such captions)"
+        )
+    if np.issubdtype(scores.dtype, np.integer):
+        scores = scores.astype(np.float64)
+    return scores, video_of_caption.astype(np.int64)
+
+
+def _ids(ids: Any) -> list[Hashable]:
+    # The elements of a torch tensor hash by identity, so two equal ids would count as different.
+    return ids.tolist() if hasattr(ids, "tolist") else list(ids)
+
+
+def _named(ids: list[Hashable]) -> str:
+    """The first ids, and how many follow."""
+    rest = len(ids) - _NAMED_IN_ERRORS
+    shown = ", ".join(repr(i) for i in ids[:_NAMED_IN_ERRORS])
+    return f"{shown} and {rest} more" if rest > 0 else shown
