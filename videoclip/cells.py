@@ -178,7 +178,11 @@ def run_cell(
             "new_parameters": count_parameters(model.new_parameters()),
             "ms_per_clip": normal.ms_per_clip,
             "counts": normal.counts,
-            "tie_note": tie_note(normal.ranks["text_to_video"]),
+            "tie_notes": [
+                f"{direction.replace('_', ' ')}, seed {seed}: {note}"
+                for direction, ranks in normal.ranks.items()
+                if (note := tie_note(ranks))
+            ],
             "gallery": _gallery(normal),
         }
         home.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""File -> uint8 frames: decord, and PyAV for the files that decord cannot open.
+"""File -> uint8 frames: decord, and PyAV for the files that decord cannot open or cannot index.
 
 A video is untrusted input. Its container is checked first, so that a playlist that calls itself
 .mp4 cannot make the decoder read other files.
@@ -12,12 +12,17 @@ from typing import Protocol
 import av
 import decord
 import numpy as np
+from av.stream import Disposition
 from PIL import Image, ImageOps
 
 from videoclip.errors import VideoError
 
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegts,mpegvideo,flv,ogg,asf"
-"""FFmpeg's names of what may be opened; no playlists, no network."""
+CONTAINERS = "mov,matroska,avi,gif,mpeg,mpegts,mpegvideo,flv,ogg,asf,wav,mp3,flac"
+"""FFmpeg's names of what may be opened; no playlists, no network. Sound is opened to be named."""
+SIGNED = ("mov", "matroska", "avi")
+"""Containers that a signature at the very start gives away, so that decord's older FFmpeg cannot
+take them for something else. A transport stream after a playlist's first line is a transport
+stream to PyAV and a playlist to decord, which then opens the files that it names."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Files that are one frame."""
 
@@ -49,11 +54,9 @@ def open_video(path: Path) -> Iterator[Video]:
     if path.suffix.lower() in PICTURES:
         video = _Picture(path)
     else:
-        stream = _video_stream(path)
-        try:
-            video = _Decord(path)
-        except (decord.DECORDError, RuntimeError):
-            video = _PyAV(path, stream)
+        stream, for_decord = _video_stream(path)
+        reader = _decord_reader(path) if for_decord else None
+        video = _Decord(path, *reader) if reader else _PyAV(path, stream)
     if not len(video.timestamps):
         raise VideoError(f"{path} holds no frame; replace the file or remove it from the manifest")
     yield video
@@ -68,23 +71,33 @@ def _check_file(path: Path) -> None:
         raise VideoError(f"{path} is empty (0 bytes); fetch it again")
 
 
-def _video_stream(path: Path) -> int:
-    """The index of the best video stream, after a look at the container."""
+def _video_stream(path: Path) -> tuple[int, bool]:
+    """The index of the best video stream, and whether decord may read the file."""
     with _container(path) as container:
         stream = container.streams.best("video")
-        if stream is None:
+        if stream is None or stream.disposition & Disposition.attached_pic:
             raise VideoError(f"{path} has no video stream; replace it or remove it")
-        return stream.index
+        signed = container.format.name.split(",")[0] in SIGNED
+        # decord refuses some frames narrower than 80 pixels, 16, 24, 48 and 72 for example.
+        wide = min(stream.codec_context.width, stream.codec_context.height) >= 80
+        return stream.index, signed and wide
 
 
 @contextmanager
 def _container(path: Path) -> Iterator[av.container.InputContainer]:
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     try:
-        container = av.open(str(path), options=options)
+        # An absolute path, so that a name such as 12:30.mp4 is not taken for a protocol.
+        container = av.open(str(path.absolute()), options=options)
+    except av.ArgumentError as error:
+        raise VideoError(
+            f"{path} is in a format that is not read here{_beginning(path)}; convert it to .mp4 "
+            "or remove it"
+        ) from error
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(
-            f"{path} is not a video that can be read ({_reason(error)}); replace it or remove it"
+            f"{path} is not a video that can be read ({_reason(error)}{_beginning(path)}); "
+            "replace it or remove it"
         ) from error
     with container:
         yield container
@@ -94,28 +107,43 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error).splitlines()[0]
 
 
-class _Decord:
-    """The usual reader. Frames before the start that an edit list hides are not counted."""
+def _beginning(path: Path) -> str:
+    """The first words of a file that is text: a failed download often leaves a web page."""
+    with path.open("rb") as file:
+        text = file.read(40).decode("ascii", errors="replace")
+    readable = all(letter.isprintable() or letter.isspace() for letter in text)
+    return f", it begins with {text!r}" if readable and "\ufffd" not in text else ""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.reader = decord.VideoReader(str(path), num_threads=1)
-        count = len(self.reader)
-        shown = self.reader.get_frame_timestamp(list(range(count)))[:, 0].astype(np.float64)
-        # Some AVI and MPEG files carry no usable time stamps: then the average rate has to do.
-        usable = (
-            np.isfinite(shown).all() and np.abs(shown).max() < 1e9 and (np.diff(shown) >= 0).all()
-        )
-        if not usable:
-            shown = np.arange(count) / self.reader.get_avg_fps()
-        self.visible = np.flatnonzero(shown > -1e-6)
-        self.timestamps = shown[self.visible] - shown[self.visible[:1]]
+
+def _decord_reader(path: Path) -> tuple[decord.VideoReader, np.ndarray] | None:
+    """An open decord reader and its (F,) seconds; None where it cannot open or index the file.
+
+    decord finds a frame by its time stamp. Files without time stamps (H.264 in AVI, as in MSVD) and
+    with frames that an edit list hides (negative stamps) then give other frames than those asked
+    for, without an error.
+    """
+    try:
+        reader = decord.VideoReader(str(path.absolute()), num_threads=1)
+        shown = reader.get_frame_timestamp(list(range(len(reader))))[:, 0].astype(np.float64)
+    except (decord.DECORDError, RuntimeError):
+        return None
+    # A missing time stamp is a huge negative number here.
+    usable = np.isfinite(shown).all() and shown[0] >= 0 and (np.diff(shown) > 0).all()
+    return (reader, shown) if usable else None
+
+
+class _Decord:
+    """The usual reader."""
+
+    def __init__(self, path: Path, reader: decord.VideoReader, shown: np.ndarray) -> None:
+        self.path, self.reader = path, reader
+        self.timestamps = shown - shown[:1]
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        wanted = self.visible[np.asarray(indices)]
+        wanted = np.asarray(indices)
         try:
             return self.reader.get_batch(wanted).asnumpy()
-        except (decord.DECORDError, RuntimeError, IndexError) as error:
+        except (decord.DECORDError, RuntimeError) as error:
             raise VideoError(
                 f"{self.path} is damaged: frames {wanted.min()} to {wanted.max()} of "
                 f"{len(self.reader)} cannot be decoded; fetch it again or remove it"
@@ -123,35 +151,55 @@ class _Decord:
 
 
 class _PyAV:
-    """The reader for what decord cannot open, AV1 and GIF for example; counts by decoding."""
+    """The reader for the others, AV1, GIF and MSVD's AVI for example; counts by decoding.
+
+    Strict: where the decoder would paint over a damaged spot, this is an error.
+    """
 
     def __init__(self, path: Path, stream: int) -> None:
         self.path, self.stream = path, stream
         shown = [frame.time if frame.time is not None else np.nan for frame in self._decode()]
         self.timestamps = np.array(shown, dtype=np.float64)
-        if np.isnan(self.timestamps).any():
-            self.timestamps = np.arange(len(shown), dtype=np.float64)
+        if not (np.diff(self.timestamps) > 0).all():  # a missing time stamp is not a number
+            self.timestamps = np.arange(len(shown)) / self._rate()
         self.timestamps -= self.timestamps[:1]
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         wanted = {int(index) for index in indices}
         found: dict[int, np.ndarray] = {}
+        size: dict[str, int] = {}
         for number, frame in enumerate(self._decode()):
+            # A stream may change its size midway; as with decord, the first frame's counts.
+            size = size or {"width": frame.width, "height": frame.height}
             if number in wanted:
                 # PyAV leaves the turn of a phone's video to the caller; decord applies it.
-                upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-                found[number] = upright
+                pixels = frame.to_ndarray(format="rgb24", **size)
+                found[number] = np.rot90(pixels, round(frame.rotation / 90))
             if len(found) == len(wanted):
                 break
+        if len(found) < len(wanted):
+            raise IndexError(f"{self.path} has {len(self.timestamps)} frames, not {max(wanted)}")
         return np.stack([found[int(index)] for index in indices])
+
+    def _rate(self) -> float:
+        with _container(self.path) as container:
+            stream = container.streams[self.stream]
+            return float(stream.average_rate or stream.guessed_rate or 25)
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         with _container(self.path) as container:
+            stream = container.streams[self.stream]
+            stream.codec_context.thread_count = 1  # as decord's: the callers work in parallel
+            stream.codec_context.options = {"err_detect": "explode"}
+            number = 0
             try:
-                yield from container.decode(container.streams[self.stream])
+                for frame in container.decode(stream):
+                    yield frame
+                    number += 1
             except (av.FFmpegError, OSError) as error:
                 raise VideoError(
-                    f"{self.path} is damaged ({_reason(error)}); fetch it again or remove it"
+                    f"{self.path} is damaged at frame {number} ({_reason(error)}); "
+                    "fetch it again or remove it"
                 ) from error
 
 

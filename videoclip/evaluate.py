@@ -78,13 +78,14 @@ def evaluate(
         )
     captions = [caption for clip in clips for caption in clip.captions]
     owners = np.repeat(np.arange(len(clips)), [len(clip.captions) for clip in clips])
-    video, ms_per_clip = _embed_clips(model, readable, store, frame_order_, batch_size, takes)
+    video, scored, ms_per_clip = _embed_clips(
+        model, readable, store, frame_order_, batch_size, takes
+    )
     text = _embed_captions(model, captions, tokenizer)
     scores = np.full((len(captions), len(clips)), np.nan, dtype=np.float32)
     columns = [index for index, clip in enumerate(clips) if clip.video_id not in store.unreadable]
     scores[:, columns] = model.score(text, video).float().cpu().numpy()
-    evaluated = [clip.video_id for clip in readable]
-    evaluated += [clip.video_id for clip in clips if clip.video_id in store.unreadable]
+    missed = [clip.video_id for clip in clips if clip.video_id in store.unreadable]
     return Evaluation(
         clips=clips,
         captions=captions,
@@ -94,7 +95,7 @@ def evaluate(
             "text_to_video": text_to_video_ranks(scores, owners),
             "video_to_text": video_to_text_ranks(scores, owners),
         },
-        counts=check_counts([clip.video_id for clip in clips], evaluated),
+        counts=check_counts([clip.video_id for clip in clips], [*scored, *missed]),
         ms_per_clip=ms_per_clip,
     )
 
@@ -106,8 +107,10 @@ def _embed_clips(
     order: FrameOrder,
     batch_size: int,
     takes: int,
-) -> tuple[Embedding, float]:
+) -> tuple[Embedding, list[str], float]:
+    """Embeds clips batch by batch; also the ids in the order in which they went in."""
     parts: list[Embedding] = []
+    names: list[str] = []
     milliseconds: list[float] = []
     for start in range(0, len(clips), batch_size):
         chosen = clips[start : start + batch_size]
@@ -123,8 +126,9 @@ def _embed_clips(
         embedding.vector.sum().item()  # waits for the device
         milliseconds.append(1000 * (time.perf_counter() - began) / len(chosen))
         parts.append(embedding)
+        names += [clip.video_id for clip in chosen]
     # The first batch also pays for warming up.
-    return _join(parts), median(milliseconds[1:] or milliseconds)
+    return _join(parts), names, median(milliseconds[1:] or milliseconds)
 
 
 def _embed_captions(model: VideoCLIP, captions: Sequence[str], tokenizer: Tokenizer) -> Embedding:

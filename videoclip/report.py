@@ -65,7 +65,7 @@ def footnotes(results: Mapping[str, Any]) -> list[str]:
     notes = list(results["protocol"]["notes"])
     for bad in results["protocol"]["unreadable"]:
         notes.append(f"Unreadable, counted as a miss: {bad['video_id']}: {bad['reason']}")
-    notes += [f"{row['name']}: {row['tie_note']}" for row in results["rows"] if row["tie_note"]]
+    notes += [f"{row['name']}, {note}" for row in results["rows"] for note in row["tie_notes"]]
     for cell in results["unfinished"]:
         notes.append(f"Not finished: {cell['name']}, seed {cell['seed']}: {cell['reason']}")
     if results["ceiling"]:

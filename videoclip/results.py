@@ -61,7 +61,7 @@ def summarize_row(cells: Sequence[Cell], baseline: Sequence[Cell] | None) -> dic
         "new_parameters": first["new_parameters"],
         "ms_per_clip": float(np.median([cell.facts["ms_per_clip"] for cell in cells])),
         "seeds": [cell.seed for cell in cells],
-        "tie_note": first["tie_note"],
+        "tie_notes": [note for cell in cells for note in cell.facts["tie_notes"]],
         "gallery": first["gallery"],
         "difference": None,
         "by_group": {},

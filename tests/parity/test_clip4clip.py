@@ -78,8 +78,11 @@ def test_the_variance_floor_is_seen(shared: Path) -> None:
     features = Features(frames, torch.ones(frames.shape[:2], dtype=torch.bool))
     reference = head(features).tokens
     fixed = Model(
-        visual=model.config.visual, text=model.config.text, embedding=128,
-        head=Transformer(layers=2), scorer=Cosine(),
+        visual=model.config.visual,
+        text=model.config.text,
+        embedding=128,
+        head=Transformer(layers=2),
+        scorer=Cosine(),
     ).build()
     fixed.load_state_dict(model.state_dict())
     assert (fixed.head(features).tokens - reference).abs().max() > 1e-3
