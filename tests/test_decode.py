@@ -13,8 +13,6 @@ from videoclip import decode
 from videoclip.decode import open_video
 from videoclip.errors import VideoError
 
-VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".gif", ".mpg")
-
 
 def read(path: Path, indices: list[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
     with open_video(path) as video:

@@ -22,7 +22,7 @@ class Clip(NamedTuple):
     video_id: str
     """Unique in the manifest."""
     path: Path
-    """The file; in the manifest it may be relative to the manifest's folder."""
+    """The file, absolute; in the manifest it may be relative to the manifest's folder."""
     captions: tuple[str, ...] = ()
     """What the clip shows; in the file a list of strings or one string."""
     label: str | None = None
@@ -47,16 +47,14 @@ def read_manifest(path: Path) -> list[Clip]:
     clips: list[Clip] = []
     seen: dict[str, int] = {}
     for number, row in rows:
-        clip, wrong = _clip(row, Path(path).parent)
+        clip, wrong = _clip(row, Path(path).absolute().parent)
         if clip and clip.video_id in seen:
             wrong.append(f"video_id {clip.video_id!r} stands in row {seen[clip.video_id]} already")
         faults += [f"  row {number}: {fault}" for fault in wrong]
         if clip and not wrong:
             seen[clip.video_id] = number
             clips.append(clip)
-    if faults:
-        more = [f"  and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        raise ManifestError("\n".join([f"{path} has faults:", *faults[:SHOWN], *more]))
+    _raise_all(path, faults)
     if not clips:
         raise ManifestError(f"{path} is empty; a manifest has one row per clip")
     return clips
@@ -68,8 +66,8 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     rows = []
     for clip in clips:
         row = {k: v for k, v in clip._asdict().items() if v is not None}
-        inside = clip.path.is_relative_to(path.parent)
-        row["path"] = str(clip.path.relative_to(path.parent) if inside else clip.path)
+        place, folder = clip.path.absolute(), path.absolute().parent
+        row["path"] = str(place.relative_to(folder) if place.is_relative_to(folder) else place)
         rows.append(row | {"captions": list(clip.captions)})
     partial = path.with_name(path.name + ".part")
     if path.suffix == ".jsonl":
@@ -180,7 +178,12 @@ def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     if path.suffix != ".jsonl":
         raise ManifestError(f"{path}: a manifest is .jsonl or .parquet, not {path.suffix!r}")
     rows, faults = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path} is not text in UTF-8: {error}; save it as UTF-8") from error
+    # Not splitlines, which also splits at the line separators that captions from the web hold.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -192,9 +195,14 @@ def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
             rows.append((number, row))
         else:
             faults.append(f"  line {number} is {type(row).__name__}, expected an object")
-    if faults:
-        raise ManifestError("\n".join([f"{path} has faults:", *faults[:SHOWN]]))
+    _raise_all(path, faults)
     return rows
+
+
+def _raise_all(path: Path, faults: Sequence[str]) -> None:
+    if faults:
+        more = [f"  and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        raise ManifestError("\n".join([f"{path} has faults:", *faults[:SHOWN], *more]))
 
 
 def _clip(row: Mapping[str, Any], folder: Path) -> tuple[Clip | None, list[str]]:
@@ -213,18 +221,21 @@ def _clip(row: Mapping[str, Any], folder: Path) -> tuple[Clip | None, list[str]]
         if value[name] is not None and not isinstance(value[name], str):
             wrong.append(f"{name} is {value[name]!r}; expected text")
     for name in ("start", "end"):
-        if value[name] is not None and (
-            isinstance(value[name], bool | str) or not math.isfinite(value[name])
-        ):
-            wrong.append(f"{name} is {value[name]!r}; expected seconds")
+        number = value[name]
+        if type(number) in (int, float) and math.isfinite(number):
+            value[name] = float(number)  # so that 1 in JSON and 1.0 in Parquet hash alike
+        elif number is not None:
+            wrong.append(f"{name} is {number!r}; expected seconds")
     start, end = value["start"], value["end"]
     if not wrong and start is not None and end is not None and end <= start:
         wrong.append(f"the segment starts at {start} s and ends at {end} s; it must end later")
-    if value["split"] is not None and value["split"] not in SPLITS:
+    if isinstance(value["split"], str) and value["split"] not in SPLITS:
         wrong.append(f"split is {value['split']!r}; known: {', '.join(SPLITS)}")
     captions = value["captions"]
-    captions = [captions] if isinstance(captions, str) else captions or []
-    if not all(isinstance(caption, str) and caption.strip() for caption in captions):
+    captions = [captions] if isinstance(captions, str) else [] if captions is None else captions
+    if not isinstance(captions, list) or not all(
+        isinstance(caption, str) and caption.strip() for caption in captions
+    ):
         wrong.append(f"captions are {captions!r}; expected a list of texts that are not empty")
     if wrong:
         return None, wrong
