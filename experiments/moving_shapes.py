@@ -17,13 +17,13 @@ from videoclip.towers import Text, ViT
 
 base = Experiment(
     model=Model(
-        visual=ViT(width=64, layers=4, patch_size=8, image_size=32),
+        visual=ViT(width=64, layers=3, patch_size=8, image_size=32),
         text=Text(width=64, layers=2, context_length=32),
         embedding=64,
     ),
     data=Data(frames=8, words=32, crop=1.0),  # a crop would move what the captions are about
-    pretrain=Optim(epochs=24, batch_size=100, tower_rate=2e-3, weight_decay=0.1),
-    finetune=Optim(epochs=20, batch_size=60, tower_rate=1e-3, module_rate=3e-3, weight_decay=0.1),
+    pretrain=Optim(epochs=16, batch_size=100, tower_rate=1e-3, weight_decay=0.1),
+    finetune=Optim(epochs=5, batch_size=40, tower_rate=1e-3, module_rate=1e-2, weight_decay=0.1),
 )
 
 rows = {
@@ -37,7 +37,7 @@ rows = {
 
 def prepare(experiment: Experiment, folder: Path) -> Experiment:
     """Generates the clips and images into a folder, once."""
-    manifest = generate(folder)
+    manifest = generate(folder, clips_per_caption=16, images=8000)
     images = manifest.with_name("images.jsonl")
     return replace(experiment, data=replace(experiment.data, manifest=manifest, images=images))
 
