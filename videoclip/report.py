@@ -84,7 +84,7 @@ def report_tables(results: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
             line = {"module": row["name"]}
             line |= {name: _cell(found[name]) for name in ("R@1", "R@5", "R@10", "MdR", "MnR")}
             difference = (row["difference"] or {}).get(direction, {}).get("R@1")
-            line[f"R@1 - {results['baseline']}"] = _difference(difference)
+            line[f"R@1 - {results['baseline']}"] = _difference(difference, results)
             table.append(line)
         tables[title.capitalize()] = pd.DataFrame(table)
     if results["groups"]:
@@ -187,7 +187,7 @@ def _group_line(row: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str,
     for group in results["groups"]:
         found = row["by_group"][group]
         line[group] = _cell(found["R@1"])
-        line[f"{group} - {results['baseline']}"] = _difference(found["difference"])
+        line[f"{group} - {results['baseline']}"] = _difference(found["difference"], results)
         for order, other in row["frame_order"].items():
             line[f"{group}, {order}"] = _cell(other["by_group"][group]["R@1"])
     return line
@@ -202,11 +202,13 @@ def _cell(value: Mapping[str, float]) -> str:
     return text
 
 
-def _difference(value: Mapping[str, float] | None) -> str:
+def _difference(value: Mapping[str, float] | None, results: Mapping[str, Any]) -> str:
+    """The difference, in bold where its interval excludes zero and there are videos enough."""
     if value is None:
         return ""
     text = f"{value['mean']:+.1f} [{value['low']:+.1f}, {value['high']:+.1f}]"
-    return f"**{text}**" if value["low"] > 0 or value["high"] < 0 else text
+    beyond = value["low"] > 0 or value["high"] < 0
+    return f"**{text}**" if beyond and not results["protocol"]["few"] else text
 
 
 def _html_rows(table: pd.DataFrame) -> dict[str, list]:

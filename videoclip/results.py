@@ -15,6 +15,8 @@ from videoclip.intervals import mean_interval, paired_difference
 from videoclip.metrics import TIE_RULE
 
 RECALLS = {"R@1": 1, "R@5": 5, "R@10": 10}
+FEW = 30
+"""Under so many test videos a bootstrap interval is too narrow to be trusted."""
 INTERVAL = "95 % percentile bootstrap over videos, 10,000 draws, seeds averaged"
 
 
@@ -23,6 +25,12 @@ def summarize(cells: Mapping[str, Sequence[Cell]], material: Material) -> dict[s
     baseline = "mean" if "mean" in cells else next(iter(cells))
     test = material.splits["test"]
     unreadable = material.store.unreadable
+    notes = list(material.notes)
+    if len(test) < FEW:
+        notes.append(
+            f"Only {len(test)} test videos: bootstrap intervals are too narrow there, and no "
+            "difference should be believed."
+        )
     return {
         "baseline": baseline,
         "protocol": {
@@ -38,7 +46,8 @@ def summarize(cells: Mapping[str, Sequence[Cell]], material: Material) -> dict[s
                 for clip in test
                 if clip.video_id in unreadable
             ],
-            "notes": material.notes,
+            "notes": notes,
+            "few": len(test) < FEW,
         },
         "groups": sorted({clip.group for clip in test if clip.group}),
         "rows": [

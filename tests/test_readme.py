@@ -1,0 +1,117 @@
+"""Every command of the README works as printed; what takes minutes is made small by options."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep.moving_shapes import generate
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+SMALL = [
+    "--pretrain.epochs", "1", "--finetune.epochs", "1", "--model.visual.layers", "1",
+    "--model.text.layers", "1",
+]  # fmt: skip
+
+
+def blocks(language: str, file: str = "README.md") -> list[str]:
+    text = (ROOT / file).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder as the README's reader has it: videos of their own, and a run on moving shapes."""
+    folder = tmp_path_factory.mktemp("reader")
+    small = generate(
+        folder / "own", clips_per_caption=1, images=40, shapes=["square"], colors=["red", "blue"]
+    )
+    rows = [json.loads(line) for line in small.read_text().splitlines()]
+    for row in rows:
+        row["path"] = f"own/{row['path']}"
+        del row["split"], row["group"]
+    (folder / "my_videos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def run(command: str, place: Path, *more: str) -> str:
+    """Runs a printed command in the reader's folder, with `videoclip` and `scripts/` at hand."""
+    words = command.split()
+    if words[0] in ("videoclip", "scripts/videoclip"):
+        words = [sys.executable, "-m", "videoclip", *words[1:], *more]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    answer = subprocess.run(
+        words, cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return answer.stdout
+
+
+def test_the_commands_in_their_order(place: Path) -> None:
+    first, check, own, evaluate = [block.strip() for block in blocks("bash")]
+    data = ["--data", "my_videos.jsonl", "--output", "runs/moving_shapes", "--seeds", "0"]
+    assert "| tight" in run(first, place, *data, *SMALL)
+    assert (place / "runs/moving_shapes/index.html").exists()
+    assert check == "scripts/check.sh"  # this very run is what it starts
+    assert "| shift+transformer" in run(own, place, *SMALL)
+    [again] = re.findall(r"`(videoclip compare runs/my_videos/run.json[^`]*)`", README)
+    assert "| shift+transformer" in run(again, place)
+    cell = next((place / "runs/moving_shapes/cells").glob("mean-*")).name
+    assert "text to video" in run(evaluate.replace("CELL", cell), place)
+    [program] = blocks("python")
+    run_python(program.replace("CELL", cell), place)
+    assert (place / "my_model/model.safetensors").exists()
+
+
+def run_python(program: str, place: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], cwd=place, env=environment, check=True)
+
+
+def test_help_is_worth_reading_and_quick() -> None:
+    text = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "videoclip", "--help"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "compare" in text.stdout
+    assert "torch" not in text.stderr, "--help must not wait for torch"
+
+
+def test_the_manifest_line_is_read(tmp_path: Path) -> None:
+    from videoclip.manifest import read_manifest
+
+    [line] = blocks("json")
+    (tmp_path / "clips.jsonl").write_text(line)
+    [clip] = read_manifest(tmp_path / "clips.jsonl")
+    assert (clip.video_id, clip.split) == ("cat1", "train")
+
+
+def test_the_module_of_the_guide_passes_the_common_suite(tmp_path: Path) -> None:
+    for folder in ("videoclip", "tests", "experiments", "data_prep"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    module, line = blocks("python", "docs/adding_a_module.md")
+    (tmp_path / "videoclip/heads/maximum.py").write_text(module)
+    with (tmp_path / "videoclip/heads/__init__.py").open("a") as file:
+        file.write(line)
+    answer = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "tests/test_slots.py", "-k", "maximum"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stdout
+    assert " passed" in answer.stdout
+
+
+def test_every_file_that_is_linked_is_there() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
