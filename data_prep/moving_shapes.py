@@ -1,7 +1,7 @@
-"""Writes "moving shapes", a benchmark that an order-blind model cannot solve (before file -> Frames).
+"""Writes "moving shapes", a benchmark that an order-blind model cannot solve.
 
 180 captions over 3 shapes and 5 colors; 150 of them come in twins ("grows" and "shrinks") whose
-test clips are exact reversals of each other. See docs/moving_shapes.md for the ceiling that follows.
+test clips are exact reversals of each other; docs/moving_shapes.md derives the ceiling from that.
 
 Run: python -m data_prep.moving_shapes FOLDER --seed 0
 """
@@ -86,7 +86,7 @@ VERSION = 1  # raise it when the same settings give other files, so that old fol
 
 
 class Scene(NamedTuple):
-    """One thing that happens; `labels` holds its event and, if that is another, the reversed one."""
+    """One thing that happens; `labels` holds its event and, where it differs, the reversed one."""
 
     shape: str
     color: str
@@ -347,8 +347,8 @@ def _check(settings: Mapping[str, Any]) -> None:
     descriptions = len(settings["shapes"]) * len(settings["colors"]) * len(SIZES) * len(PLACES)
     if settings["images"] < 2 * descriptions:
         raise ValueError(
-            f"images is {settings['images']}: give {2 * descriptions} or more, because val takes one "
-            f"for each of the {descriptions} descriptions and train needs at least as many"
+            f"images is {settings['images']}: give {2 * descriptions} or more, because val takes "
+            f"one for each of the {descriptions} descriptions and train needs at least as many"
         )
 
 

@@ -24,13 +24,12 @@ def build(mixer: str = "none", head: str = "mean", scorer: str = "cosine", **fie
     torch.manual_seed(0)
     slots = {"mixer": MIXERS[mixer](), "head": HEADS[head](), "scorer": SCORERS[scorer]()}
     assert slots.keys() == SLOTS.keys()
-    config = Model(
-        visual=ViT(width=64, layers=2, patch_size=8, image_size=SIZE),
-        text=Text(width=32, layers=2, context_length=WORDS, vocabulary=100),
-        embedding=32,
-        **(slots | fields),
-    )
-    model = config.build()
+    towers = {
+        "visual": ViT(width=64, layers=2, patch_size=8, image_size=SIZE),
+        "text": Text(width=32, layers=2, context_length=WORDS, vocabulary=100),
+        "embedding": 32,
+    }
+    model = Model(**(towers | slots | fields)).build()
     with torch.no_grad():  # what starts at zero would hide that it is never read
         for parameter in model.new_parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
