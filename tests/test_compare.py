@@ -10,11 +10,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from data_prep.moving_shapes import generate
+from data_prep.moving_shapes import generate, order_blind_ceiling
 from videoclip.__main__ import main
+from videoclip.data import FrameStore
+from videoclip.evaluate import evaluate
+from videoclip.manifest import read_manifest
+from videoclip.tokenizer import Tokenizer
+from videoclip.weights import load
 
 SMALL = [
     "--pretrain.epochs", "1", "--finetune.epochs", "1", "--finetune.batch-size", "12",
@@ -245,3 +251,36 @@ def test_unreadable_training_clips_are_counted(shapes: Path, tmp_path: Path) -> 
     images = str(shapes.with_name("images.jsonl"))
     results = run(manifest, tmp_path / "run", *small("mean"), "--seeds", "0", "--images", images)
     assert "2 of 18 training clips cannot be read." in results["protocol"]["notes"]
+
+
+def test_only_a_temporal_module_passes_the_ceiling(tmp_path: Path) -> None:
+    """The mean scores twins alike; the shift, trained for seconds, tells them apart."""
+    manifest = generate(
+        tmp_path / "shapes", clips_per_caption=40, images=400, shapes=["square"], colors=["red"]
+    )
+    arguments = [
+        "--modules", "mean,shift", "--seeds", "0",
+        "--pretrain.epochs", "6", "--pretrain.batch-size", "20",
+        "--finetune.epochs", "6", "--finetune.batch-size", "16", "--finetune.tower-rate", "1e-3",
+    ]  # fmt: skip
+    results = run(manifest, tmp_path / "run", *arguments)
+    recalls = {row["name"]: row["text_to_video"]["R@1"]["mean"] for row in results["rows"]}
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    ceiling = 100 * order_blind_ceiling([row for row in rows if row["split"] == "test"])
+    assert ceiling == pytest.approx(100 * (1 - 6 / 16))
+    assert recalls["shift"] > ceiling
+    shuffled = results["rows"][1]["frame_order"]["shuffled"]["R@1"]["mean"]
+    assert shuffled <= ceiling
+    gaps = {name: twin_gaps(tmp_path / "run", name, rows, manifest) for name in recalls}
+    assert gaps["mean"].max() < 1e-3 < gaps["shift"].min()
+
+
+def twin_gaps(output: Path, name: str, rows: list[dict], manifest: Path) -> np.ndarray:
+    """How differently a trained model scores each order caption with its clip and the twin's."""
+    [cell] = output.glob(f"cells/{name}-*")
+    clips = [c for c in read_manifest(manifest) if c.split == "test" and c.group == "order"]
+    store = FrameStore(output / "frames", size=32, frames=8)
+    store.fill(clips, 1, "twins")
+    scores = evaluate(load(cell), clips, store, Tokenizer(32)).scores
+    pairs = np.arange(len(clips)) ^ 1  # twins follow each other
+    return np.abs(scores[np.arange(len(clips)), pairs] - scores.diagonal())

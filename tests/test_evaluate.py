@@ -65,7 +65,7 @@ def test_frame_order_is_taken_from_every_clip(videos: list[Clip], tmp_path: Path
     store, tokenizer = filled(videos, tmp_path), Tokenizer(12)
     ordered = build(head="lstm", text=TEXT)
     found = {
-        order: evaluate(ordered, videos, store, tokenizer, frame_order_=order).scores
+        order: evaluate(ordered, videos, store, tokenizer, order=order).scores
         for order in ("normal", "reversed", "shuffled")
     }
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_frame_order_is_taken_from_every_clip(videos: list[Clip], tmp_path: Path
             assert abs(found[order] - found["normal"])[:, 1].max() > 1e-4
     blind = build(text=TEXT)
     scores = [
-        evaluate(blind, videos, store, tokenizer, frame_order_=order).scores
+        evaluate(blind, videos, store, tokenizer, order=order).scores
         for order in ("normal", "shuffled")
     ]
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)

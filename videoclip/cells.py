@@ -165,7 +165,7 @@ def run_cell(
             validate=lambda m: _selection(evaluate(m, material.splits["val"], store, tokenizer)),
         )  # fmt: skip
         found = {
-            order: evaluate(model, material.splits["test"], store, tokenizer, frame_order_=order)
+            order: evaluate(model, material.splits["test"], store, tokenizer, order=order)
             for order in FRAME_ORDERS
         }
         normal = found["normal"]

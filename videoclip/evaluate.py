@@ -60,7 +60,7 @@ def evaluate(
     store: FrameStore,
     tokenizer: Tokenizer,
     *,
-    frame_order_: FrameOrder = "normal",
+    order: FrameOrder = "normal",
     batch_size: int = 32,
     takes: int = 1,
 ) -> Evaluation:
@@ -78,9 +78,7 @@ def evaluate(
         )
     captions = [caption for clip in clips for caption in clip.captions]
     owners = np.repeat(np.arange(len(clips)), [len(clip.captions) for clip in clips])
-    video, scored, ms_per_clip = _embed_clips(
-        model, readable, store, frame_order_, batch_size, takes
-    )
+    video, scored, ms_per_clip = _embed_clips(model, readable, store, order, batch_size, takes)
     text = _embed_captions(model, captions, tokenizer)
     scores = np.full((len(captions), len(clips)), np.nan, dtype=np.float32)
     columns = [index for index, clip in enumerate(clips) if clip.video_id not in store.unreadable]

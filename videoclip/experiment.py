@@ -75,8 +75,6 @@ class Row:
     """Over time."""
     scorer: Scorer | None = None
     """With the text."""
-    published: str = ""
-    """The published figure and its source, where there is one."""
 
     def of(self, base: Experiment) -> Experiment:
         """The base experiment with this row's modules."""

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     store.fill(clips, 1, options.split)
     words = min(options.words, model.config.text.context_length)
-    found = evaluate(model, clips, store, Tokenizer(words), frame_order_=options.frame_order)
+    found = evaluate(model, clips, store, Tokenizer(words), order=options.frame_order)
     metrics = found.metrics()
     rank_table({options.frame_order: found}).to_parquet(output / "ranks.parquet")
     record = {
