@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 SIDE = 64
 """Width and height of a frame in pixels."""
-FRAMES = 24
-"""Frames of a clip."""
+FRAMES = 20
+"""Frames of a clip: 4 uniform samples, the middles of segments of 5, mirror each other in time."""
 RATE = 12
 """Frames per second."""
 
@@ -82,7 +82,7 @@ ENCODER = {
 
 SPLITS = ("train", "val", "test")
 IMAGE_STREAM = len(SPLITS)  # the images' place beside the splits in the key of a random generator
-VERSION = 1  # raise it when the same settings give other files, so that old folders are redone
+VERSION = 2  # raise it when the same settings give other files, so that old folders are redone
 
 
 class Scene(NamedTuple):
@@ -175,13 +175,12 @@ def draw_clip(scene: Scene, random: np.random.Generator) -> np.ndarray:
 
     color = np.array([COLORS[scene.color]] * FRAMES, dtype=np.float64)
     if scene.last_color != scene.color:
-        middle, width = random.uniform(9, 14), random.uniform(0.1, 4)
+        middle, width = random.uniform(7.5, 11.5), random.uniform(0.1, 3)
         mix = ((frame - middle) / width + 0.5).clip(0, 1)[:, None]
         color += mix * (np.array(COLORS[scene.last_color]) - color)
     if label == BLINK:
-        # 5 and 6 frames: 4, 8, 12 or 24 evenly spaced frames always hold both states.
-        half_period = int(random.integers(5, 7))
-        seen = blink_pattern(half_period, int(random.integers(half_period)))
+        # At 5 frames a state, 4 evenly spaced frames always hold both states.
+        seen = blink_pattern(5, int(random.integers(5)))
         color = np.where(seen[:, None], color, background)
     return render(scene.shape, center_x + jitter_x, center_y + jitter_y, radius, color, background)
 

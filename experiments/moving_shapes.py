@@ -21,16 +21,16 @@ base = Experiment(
         text=Text(width=64, layers=2, context_length=32),
         embedding=64,
     ),
-    data=Data(frames=8, words=32, crop=1.0),  # a crop would move what the captions are about
+    data=Data(frames=4, words=32, crop=1.0),  # a crop would move what the captions are about
     pretrain=Optim(epochs=16, batch_size=100, tower_rate=1e-3, weight_decay=0.1),
-    finetune=Optim(epochs=6, batch_size=40, tower_rate=3e-4, module_rate=8e-3, weight_decay=0.1),
+    finetune=Optim(epochs=12, batch_size=40, tower_rate=3e-4, module_rate=6e-3, weight_decay=0.1),
 )
 
 rows = {
     "mean": Row(head=Mean()),
     "lstm": Row(head=LSTM()),
     "transformer": Row(head=Transformer(layers=2)),
-    "tight": Row(scorer=Tight(layers=2)),
+    "tight": Row(scorer=Tight(layers=2, dropout=0.0)),
     "shift": Row(mixer=Shift()),
 }
 

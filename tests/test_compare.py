@@ -279,7 +279,7 @@ def twin_gaps(output: Path, name: str, rows: list[dict], manifest: Path) -> np.n
     """How differently a trained model scores each order caption with its clip and the twin's."""
     [cell] = output.glob(f"cells/{name}-*")
     clips = [c for c in read_manifest(manifest) if c.split == "test" and c.group == "order"]
-    store = FrameStore(output / "frames", size=32, frames=8)
+    store = FrameStore(output / "frames", size=32, frames=4)
     store.fill(clips, 1, "twins")
     scores = evaluate(load(cell), clips, store, Tokenizer(32)).scores
     pairs = np.arange(len(clips)) ^ 1  # twins follow each other

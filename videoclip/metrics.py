@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from videoclip.errors import VideoclipError
 
-TIE_RULE = "tied candidates share the mean of their ranks"
+TIE_RULE = "ties count as the mean over all their orders, in ranks and in hits"
 """What the table says about ties."""
 RECALL_AT = (1, 5, 10)
 """The cut-offs of the tables in the literature."""
@@ -82,16 +82,23 @@ def video_to_text_ranks(scores: ArrayLike, video_of_caption: ArrayLike) -> Ranks
 
 
 def hits_at_k(ranks: Ranks, k: int) -> np.ndarray:
-    """Which queries (Q,) find their answer at mean rank `k` or better; a missing one never does."""
+    """How far each query (Q,) is a hit at `k`: 1, 0, or in a tie the share of orders that are hits.
+
+    Counting a tie as a whole hit flatters a model that scores everything alike, counting it as a
+    miss is unfair to one that ties by its nature: on twins of moving shapes the mean over frames
+    ties in some cases and is split by rounding noise in others, and only the share makes the two
+    the same in expectation. A missing query is never a hit.
+    """
     if k < 1:
         raise ValueError(f"k is {k}, but the best rank is 1: give a k of at least 1")
-    return (ranks.rank <= k) & ~ranks.missing
+    share = (k - ranks.optimistic + 1) / (ranks.pessimistic - ranks.optimistic + 1)
+    return np.where(ranks.missing, 0.0, share.clip(0, 1))
 
 
 def recall_at_k(ranks: Ranks, k: int) -> float:
     """R@K in percent of all queries, the missing ones included in the denominator."""
     hits = hits_at_k(ranks, k)
-    return 100 * int(hits.sum()) / len(hits)  # one rounding, so that 7 of 10,000 reads 0.07
+    return 100 * float(hits.sum()) / len(hits)  # one rounding, so that 7 of 10,000 reads 0.07
 
 
 def retrieval_metrics(ranks: Ranks) -> dict[str, float]:
@@ -109,8 +116,8 @@ def tie_note(ranks: Ranks) -> str | None:
     """One sentence with the recalls that depend on how ties are broken; None where none does."""
     parts = []
     for k in RECALL_AT:
-        low = recall_at_k(ranks._replace(rank=ranks.pessimistic), k)
-        high = recall_at_k(ranks._replace(rank=ranks.optimistic), k)
+        low = recall_at_k(ranks._replace(optimistic=ranks.pessimistic), k)
+        high = recall_at_k(ranks._replace(pessimistic=ranks.optimistic), k)
         if low != high:
             parts.append(f"R@{k} {low:.2f} to {high:.2f}")
     if not parts:
@@ -118,7 +125,7 @@ def tie_note(ranks: Ranks) -> str | None:
     tied = int((ranks.pessimistic > ranks.optimistic).sum())
     return (
         f"{tied} of {len(ranks.rank)} queries tie with a wrong candidate; from the pessimistic to "
-        f"the optimistic order of ties: {', '.join(parts)} (the table uses the mean rank)."
+        f"the optimistic order of ties: {', '.join(parts)} (the table has the mean)."
     )
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from videoclip.cells import Cell, Material
 from videoclip.evaluate import DIRECTIONS, FRAME_ORDERS
 from videoclip.intervals import mean_interval, paired_difference
-from videoclip.metrics import TIE_RULE
+from videoclip.metrics import TIE_RULE, Ranks, hits_at_k
 
 RECALLS = {"R@1": 1, "R@5": 5, "R@10": 10}
 FEW = 30
@@ -111,9 +111,14 @@ def _queries(
 
 
 def _hits(tables: Sequence[pd.DataFrame], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hits at K as 0 or 100, (S, Q), and the video that each query belongs to, (Q,)."""
-    hits = [100.0 * ((t["rank"] <= k) & ~t["missing"]).to_numpy() for t in tables]
+    """Hits at K in percent, (S, Q), and the video that each query belongs to, (Q,)."""
+    hits = [100 * hits_at_k(_ranks(table), k) for table in tables]
     return np.stack(hits), tables[0]["video"].to_numpy()
+
+
+def _ranks(table: pd.DataFrame) -> Ranks:
+    columns = {name: table[name].to_numpy() for name in Ranks._fields[:-1]}
+    return Ranks(**columns, candidates=int(table["candidates"].iloc[0]))
 
 
 def _value(values: np.ndarray, videos: np.ndarray) -> dict[str, float]:
