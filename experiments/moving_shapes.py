@@ -23,7 +23,7 @@ base = Experiment(
     ),
     data=Data(frames=4, words=32, crop=1.0),  # a crop would move what the captions are about
     pretrain=Optim(epochs=16, batch_size=100, tower_rate=1e-3, weight_decay=0.1),
-    finetune=Optim(epochs=12, batch_size=40, tower_rate=3e-4, module_rate=6e-3, weight_decay=0.1),
+    finetune=Optim(epochs=8, batch_size=40, tower_rate=3e-4, module_rate=6e-3, weight_decay=0.1),
 )
 
 rows = {

@@ -9,5 +9,9 @@ class VideoError(VideoclipError):
     """A video that cannot be read, or a part of it that holds no frames."""
 
 
+class WeightsError(VideoclipError):
+    """Weights that cannot be had, read or written; the message lists every key that is wrong."""
+
+
 class ManifestError(VideoclipError):
     """A manifest that cannot be used; the message lists what is wrong, with line numbers."""
