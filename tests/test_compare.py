@@ -18,7 +18,7 @@ from data_prep.moving_shapes import generate, order_blind_ceiling
 from videoclip.__main__ import main
 from videoclip.data import FrameStore
 from videoclip.evaluate import evaluate
-from videoclip.manifest import read_manifest
+from videoclip.manifest import manifest_hash, read_manifest
 from videoclip.tokenizer import Tokenizer
 from videoclip.weights import load
 
@@ -87,6 +87,7 @@ def test_five_modules_make_a_table_a_chart_and_a_page(shapes: Path, tmp_path: Pa
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["environment"]["torch"] == importlib.metadata.version("torch")
     assert record["experiment"]["data"]["frames"] == 4
+    assert record["manifest_hash"] == manifest_hash(shapes)
 
 
 def test_finished_cells_are_reused_and_a_new_row_trains_only_itself(shapes, tmp_path) -> None:
@@ -111,6 +112,23 @@ def test_a_run_repeats_from_its_record(shapes: Path, tmp_path: Path) -> None:
     for one, two in zip(first["rows"], second["rows"], strict=True):
         for key in ("name", "seeds", "text_to_video", "video_to_text", "by_group", "frame_order"):
             assert one[key] == two[key]
+
+
+def test_a_given_checkpoint_is_what_the_rows_start_from(shapes: Path, tmp_path: Path) -> None:
+    run(shapes, tmp_path / "a", *small("mean"), "--seeds", "0")
+    [base] = (tmp_path / "a").glob("base/*")
+    still = ["--checkpoint", str(base), "--finetune.epochs", "0"]
+    results = run(
+        shapes, tmp_path / "b", "--modules", "mean,lstm", "--frames", "4", "--seeds", "0", *still
+    )
+    assert not (tmp_path / "b" / "base").exists(), "nothing is pre-trained"
+    given = load(base)
+    for name in ("mean", "lstm"):
+        [cell] = (tmp_path / "b").glob(f"cells/{name}-*")
+        for key, value in load(cell).clip.state_dict().items():
+            assert value.equal(given.clip.state_dict()[key])
+    assert results["config"]["checkpoint"] == str(base.resolve())
+    assert results["config"]["experiment"]["model"]["visual"]["layers"] == 1
 
 
 def test_ranks_are_saved_per_query(shapes: Path, tmp_path: Path) -> None:

@@ -166,3 +166,16 @@ def test_results_json_is_the_truth(results: dict, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part*"))
     stream = io.StringIO(markdown(results))
     assert stream.readline().startswith("# title")
+
+
+def test_an_undefined_interval_is_left_out(results: dict, tmp_path: Path) -> None:
+    """A single test video has no interval; JSON has no nan."""
+    nan = float("nan")
+    results["rows"][1]["text_to_video"]["R@1"] |= {"low": nan, "high": nan}
+    results["rows"][1]["difference"]["text_to_video"]["R@1"] |= {"low": nan, "high": nan}
+    write_report(results, tmp_path)
+    table = report_tables(results)["Text to video"].set_index("module")
+    assert table.loc["lstm", "R@1"] == "43.0 ± 1.2"
+    assert table.loc["lstm", "R@1 - mean"] == "+12.0"
+    written = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    assert written["rows"][1]["text_to_video"]["R@1"]["low"] is None

@@ -123,7 +123,7 @@ def pretrained(material: Material, folder: Path) -> tuple[VideoCLIP, str]:
     pictures = store.fill(by_split["train"], takes, "images to pre-train on")
     held_out = store.fill(by_split["val"], 1, "images to validate on")
     torch.manual_seed(0)
-    model = plain.build()
+    model = plain.build().to(device())
     history = train(
         model, pictures, store, material.tokenizer,
         optim=experiment.pretrain, data=replace(data, takes=takes), seed=0, label="pre-training",
@@ -131,6 +131,11 @@ def pretrained(material: Material, folder: Path) -> tuple[VideoCLIP, str]:
     )  # fmt: skip
     _finish(home, model, {"history": history, "unreadable": store.unreadable})
     return load(home), key
+
+
+def device() -> torch.device:
+    """The first GPU, or the processor where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def folder_hash(folder: Path) -> str:
@@ -158,6 +163,7 @@ def run_cell(
         torch.manual_seed(seed)
         model = experiment.model.build()
         model.start_from(base.clip)
+        model.to(device())
         store, tokenizer = material.store, material.tokenizer
         history = train(
             model, material.splits["train"], store, tokenizer,
@@ -267,7 +273,7 @@ def _finish(home: Path, model: VideoCLIP, facts: dict[str, Any]) -> None:
     """Saves a model with its facts; the facts come last and mark the folder as finished."""
     model.save_pretrained(home)
     partial = home / (CELL + ".part")
-    partial.write_text(json.dumps(facts, indent=1) + "\n")
+    partial.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
     partial.replace(home / CELL)
 
 

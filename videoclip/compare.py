@@ -59,9 +59,9 @@ def compare(
         "ceiling": ceiling,
         **run_record(experiment, rows, seeds, checkpoint, command),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
     material = gather(experiment, folder)
+    record["manifest_hash"] = material.key
+    (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
     if base is None:
         base, base_key = pretrained(material, folder)
     else:
@@ -87,6 +87,7 @@ def compare(
         "unfinished": unfinished,
         "command": command,
         "environment": record["environment"],
+        "manifest_hash": material.key,
         "config": {key: record[key] for key in ("experiment", "rows", "seeds", "checkpoint")},
     }
     add_pictures(results, material, folder)

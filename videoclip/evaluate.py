@@ -22,7 +22,7 @@ from videoclip.metrics import (
 from videoclip.model import VideoCLIP
 from videoclip.sampling import frame_order
 from videoclip.tokenizer import Tokenizer
-from videoclip.types import Embedding
+from videoclip.types import Embedding, Frames
 
 FrameOrder = Literal["normal", "reversed", "shuffled"]
 FRAME_ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
@@ -120,7 +120,7 @@ def _embed_clips(
             ]
         )
         began = time.perf_counter()
-        embedding = model.embed_video(type(frames)(*(x.to(model.device) for x in frames)))
+        embedding = model.embed_video(Frames(*(part.to(model.device) for part in frames)))
         embedding.vector.sum().item()  # waits for the device
         milliseconds.append(1000 * (time.perf_counter() - began) / len(chosen))
         parts.append(embedding)

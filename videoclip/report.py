@@ -1,6 +1,7 @@
 """results.json -> what people read: tables, a chart and a page; nothing is computed anew here."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ def write_report(results: Mapping[str, Any], folder: Path) -> None:
     """Writes results.json, .md, .csv and .tex, chart.png and .svg, and index.html into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tables = report_tables(results)
-    _write(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(_strict(results), indent=1, ensure_ascii=False, allow_nan=False)
+    _write(folder / "results.json", text + "\n")
     _write(folder / "results.md", markdown(results))
     _write(folder / "results.csv", long_table(results).to_csv(index=False))
     _write(folder / "results.tex", "\n".join(_latex(title, t) for title, t in tables.items()))
@@ -197,7 +199,7 @@ def _cell(value: Mapping[str, float]) -> str:
     text = f"{value['mean']:.1f}"
     if value.get("sd"):
         text += f" ± {value['sd']:.1f}"
-    if "low" in value:
+    if "low" in value and not math.isnan(value["low"]):
         text += f" [{value['low']:.1f}, {value['high']:.1f}]"
     return text
 
@@ -206,6 +208,8 @@ def _difference(value: Mapping[str, float] | None, results: Mapping[str, Any]) -
     """The difference, in bold where its interval excludes zero and there are videos enough."""
     if value is None:
         return ""
+    if math.isnan(value["low"]):
+        return f"{value['mean']:+.1f}"
     text = f"{value['mean']:+.1f} [{value['low']:+.1f}, {value['high']:+.1f}]"
     beyond = value["low"] > 0 or value["high"] < 0
     return f"**{text}**" if beyond and not results["protocol"]["few"] else text
@@ -231,6 +235,15 @@ def _tex(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {"±": r"$\pm$"} | {c: f"\\{c}" for c in "&%$#_{}"}
     return "".join(special.get(character, character) for character in text)
+
+
+def _strict(value: Any) -> Any:
+    """The same with None for numbers that JSON has no word for (bounds that are undefined)."""
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _no_formula(text: str) -> str:

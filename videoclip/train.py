@@ -1,7 +1,6 @@
 """The training loop, the same for images with captions (one frame) and for clips."""
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from videoclip.losses import contrastive
 from videoclip.manifest import Clip
 from videoclip.model import VideoCLIP
 from videoclip.tokenizer import Tokenizer
+from videoclip.types import Frames
 
 
 class Epoch(NamedTuple):
@@ -24,8 +24,8 @@ class Epoch(NamedTuple):
 
     epoch: int
     """0 is the model as it was before training."""
-    loss: float
-    """Mean training loss; nan for epoch 0."""
+    loss: float | None
+    """Mean training loss; None for epoch 0."""
     validation: float
     """What the model is chosen by; higher is better."""
 
@@ -53,7 +53,7 @@ def train(
     schedule = get_cosine_schedule_with_warmup(
         optimizer, round(optim.warmup * steps * optim.epochs), steps * optim.epochs
     )
-    history = [Epoch(0, math.nan, validate(model))]
+    history = [Epoch(0, None, validate(model))]
     best, best_weights = history[0], copy.deepcopy(model.state_dict())
     bar = tqdm(total=steps * optim.epochs, desc=label, unit="step")
     for epoch in range(1, optim.epochs + 1):
@@ -63,8 +63,9 @@ def train(
             clips, store, tokenizer,
             batch_size=optim.batch_size, takes=data.takes, crop=data.crop, seed=seed, epoch=epoch,
         ):  # fmt: skip
-            scores = model(batch.frames, batch.ids)
-            loss = contrastive(scores, batch.matches)
+            frames = Frames(*(part.to(model.device) for part in batch.frames))
+            scores = model(frames, batch.ids.to(model.device))
+            loss = contrastive(scores, batch.matches.to(model.device))
             if not loss.isfinite():
                 raise VideoclipError(
                     f"{label}: the loss is {loss.item()} in epoch {epoch} with the clips "

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
-from videoclip.cells import rank_table
+from videoclip.cells import device, rank_table
 from videoclip.data import FrameStore
 from videoclip.evaluate import FrameOrder, evaluate
 from videoclip.manifest import manifest_hash, read_manifest, require_captions, with_splits
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     options = tyro.cli(
         Options, args=arguments, prog="videoclip evaluate", description=Options.__doc__
     )
-    model = load(options.model)
+    model = load(options.model).to(device())
     clips = read_manifest(options.data)
     if options.split != "all":
         by_split, note = with_splits(clips, options.data, needed=(options.split,))
