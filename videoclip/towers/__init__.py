@@ -1,13 +1,10 @@
 """pixels -> Features, token ids -> Embedding: CLIP's two towers.
 
-`vit.py` the vision transformer, `resnet.py` the modified ResNet, `text.py` the text transformer,
-`clip.py` a vision tower and a text tower.
+`vit.py` the vision transformer, `text.py` the text transformer, `clip.py` the pair of them.
 """
 
-from videoclip.towers.base import Visual
 from videoclip.towers.clip import CLIP
-from videoclip.towers.resnet import ResNet
 from videoclip.towers.text import Text
 from videoclip.towers.vit import ViT
 
-__all__ = ["CLIP", "ResNet", "Text", "ViT", "Visual"]
+__all__ = ["CLIP", "Text", "ViT"]
