@@ -274,12 +274,12 @@ def test_unreadable_training_clips_are_counted(shapes: Path, tmp_path: Path) -> 
 def test_only_a_temporal_module_passes_the_ceiling(tmp_path: Path) -> None:
     """The mean scores twins alike; the shift, trained for seconds, tells them apart."""
     manifest = generate(
-        tmp_path / "shapes", clips_per_caption=40, images=400, shapes=["square"], colors=["red"]
+        tmp_path / "shapes", clips_per_caption=80, images=1500, shapes=["square"], colors=["red"]
     )
     arguments = [
         "--modules", "mean,shift", "--seeds", "0",
-        "--pretrain.epochs", "6", "--pretrain.batch-size", "20",
-        "--finetune.epochs", "6", "--finetune.batch-size", "16", "--finetune.tower-rate", "1e-3",
+        "--pretrain.epochs", "8", "--pretrain.batch-size", "20",
+        "--finetune.epochs", "12", "--finetune.batch-size", "16", "--finetune.tower-rate", "1e-3",
     ]  # fmt: skip
     results = run(manifest, tmp_path / "run", *arguments)
     recalls = {row["name"]: row["text_to_video"]["R@1"]["mean"] for row in results["rows"]}
