@@ -38,7 +38,7 @@ def row(name: str, first: float, difference: float | None) -> dict:
         "difference": gap and {d: {"R@1": gap} for d in ("text_to_video", "video_to_text")},
         "by_group": {"order": group}, "frame_order": {"shuffled": order, "reversed": order},
         "tie_notes": [f"text to video, seed 0: {HOSTILE}"],
-        "gallery": {"right": [item], "wrong": [item]},
+        "gallery": {"right": [item], "wrong": [item | {"retrieved": [clip | {"correct": False}]}]},
     }  # fmt: skip
 
 
