@@ -3,6 +3,7 @@
 Order, caption, frames and crop of a sample depend on (seed, epoch, video id) and on nothing else.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -56,7 +57,7 @@ class FrameStore:
 
     def read(self, clip: Clip, takes: int, take: int = 0) -> Tensor:
         """One take of a clip, (T, 3, size, size) uint8."""
-        return torch.from_numpy(np.load(self._path(clip, takes), mmap_mode="r")[take].copy())
+        return torch.from_numpy(_array(self._path(clip, takes))[take].copy())
 
     def _path(self, clip: Clip, takes: int) -> Path:
         status = clip.path.stat()
@@ -92,6 +93,12 @@ class FrameStore:
                 "free some space or choose another --output"
             ) from error
         return ""
+
+
+@functools.lru_cache(maxsize=32768)
+def _array(path: Path) -> np.ndarray:
+    """An array of the store, kept open: a file is named by its content and never changes."""
+    return np.load(path, mmap_mode="r")
 
 
 def collate(clips: Sequence[Tensor]) -> Frames:
