@@ -151,7 +151,7 @@ def test_the_chart_shows_every_module(results: dict, tmp_path: Path, groups: lis
     figure = chart(results)
     [axes] = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["mean", "lstm", "=cmd"]
-    assert len(axes.containers) == 2
+    assert len(axes.containers) == 2 * (1 + len(groups)), "all captions, then every group"
     write_report(results, tmp_path)
     with Image.open(tmp_path / "chart.png") as picture:
         assert picture.size[0] == 1200

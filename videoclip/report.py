@@ -138,7 +138,7 @@ def long_table(results: Mapping[str, Any]) -> pd.DataFrame:
 
 def chart(results: Mapping[str, Any]) -> Figure:
     """R@1 of every module with its interval; hollow where the frames were shuffled."""
-    rows, groups = results["rows"], results["groups"] or [None]
+    rows, groups = results["rows"], [None, *results["groups"]]
     figure = Figure(figsize=(8, 1.6 + 0.32 * len(rows) * (len(groups) + 0.6)), layout="tight")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
