@@ -1,8 +1,8 @@
 """Configuration as strict JSON: frozen dataclasses out and in, nothing imported by name.
 
-A slot (mixer, head, scorer) is written as its member's file name and fields, such as
-`{"kind": "lstm", "layers": 1}`. Members are the subclasses of the slot's base class, which are
-known once the slot's folder is imported.
+A slot (mixer, head, scorer) and the vision tower are written as the member's file name and fields,
+such as `{"kind": "lstm", "layers": 1}`. Members are the subclasses of the slot's base class, which
+are known once the slot's folder is imported.
 """
 
 import dataclasses
@@ -16,9 +16,12 @@ from videoclip.errors import VideoclipError
 from videoclip.heads import Head
 from videoclip.mixers import Mixer
 from videoclip.scorers import Scorer
+from videoclip.towers import Visual
 
 SLOTS: dict[str, type] = {"mixer": Mixer, "head": Head, "scorer": Scorer}
 """The fields of `Model` that hold a temporal module, and the base class of their members."""
+CHOICES = (Visual, *SLOTS.values())
+"""The base classes whose members are told apart by their `kind`."""
 
 
 class ConfigError(VideoclipError):
@@ -46,7 +49,7 @@ def to_json(value: Any) -> Any:
     """A configuration as what `json.dumps` writes; Path becomes a string, a tuple a list."""
     if dataclasses.is_dataclass(value):
         fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        is_member = type(value).__mro__[1] in SLOTS.values()
+        is_member = type(value).__mro__[1] in CHOICES
         return {"kind": kind(type(value)), **fields} if is_member else fields
     if isinstance(value, Path):
         return str(value)
@@ -62,7 +65,7 @@ def from_json(annotation: Any, value: Any, where: str = "") -> Any:
 
     Raises ConfigError for an unknown field or member (naming the nearest) and for a wrong type.
     """
-    if annotation in SLOTS.values():
+    if annotation in CHOICES:
         annotation, value = _member(annotation, value, where)
     if dataclasses.is_dataclass(annotation):
         return _dataclass(annotation, value, where)
@@ -87,6 +90,8 @@ def from_json(annotation: Any, value: Any, where: str = "") -> Any:
 
 
 def _member(slot: type, value: Any, where: str) -> tuple[type, dict[str, Any]]:
+    if slot is Visual and isinstance(value, Mapping):
+        value = {"kind": "vit", **value}  # what earlier files mean, which know one tower only
     if not isinstance(value, Mapping) or "kind" not in value:
         raise ConfigError(f"{where} is {value!r}; expected an object with a 'kind'")
     known = members(slot)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from videoclip.heads import Head, Mean
 from videoclip.mixers import Mixer, NoMixer
 from videoclip.scorers import Cosine, Scorer
-from videoclip.towers import CLIP, Text, ViT
+from videoclip.towers import CLIP, ResNet, Text, Visual, ViT
 from videoclip.transforms import Pixels, normalize
 from videoclip.types import Embedding, Features, Frames
 
@@ -19,20 +19,30 @@ from videoclip.types import Embedding, Features, Frames
 class Model:
     """Everything that a checkpoint must know to be built again; the defaults are ViT-B/32."""
 
-    visual: ViT = field(default_factory=ViT)
-    """Frames -> features."""
+    visual: Visual = field(default_factory=ViT)
+    """Frames -> features: a ViT or a ResNet."""
     text: Text = field(default_factory=Text)
     """Token ids -> embedding."""
     embedding: int = 512
     """Channels of the space that texts and frames share."""
     pixels: Pixels = field(default_factory=Pixels)
     """How pixels are normalized."""
+    logit_bias: float | None = None
+    """Where a bias of all logits starts, which the SigLIP loss needs; None: there is none."""
     mixer: Mixer = field(default_factory=NoMixer)
     """The slot inside the tower."""
     head: Head = field(default_factory=Mean)
     """The slot over time."""
     scorer: Scorer = field(default_factory=Cosine)
     """The slot with the text."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the tower has no place for the mixer."""
+        if isinstance(self.visual, ResNet) and not isinstance(self.mixer, NoMixer):
+            raise ValueError(
+                f"a ResNet takes no mixer inside, but the mixer is {self.mixer}; use a ViT, or "
+                "put the sense of time into the head or the scorer"
+            )
 
     def build(self) -> "VideoCLIP":
         """The model, with random weights."""
@@ -49,14 +59,14 @@ class VideoCLIP(nn.Module):
     def __init__(self, config: Model) -> None:
         super().__init__()
         self.config = config
-        self.clip = CLIP(config.visual, config.text, config.embedding)
-        self.mixers = nn.ModuleList(
-            config.mixer.build(config.visual.width) for _ in range(self.clip.visual.depth)
-        )
+        self.clip = CLIP(config.visual, config.text, config.embedding, config.logit_bias)
+        self.mixers = nn.ModuleList(config.mixer.build(w) for w in self.clip.visual.widths)
         self.head = config.head.build(config.embedding)
         self.scorer = config.scorer.build(config.embedding)
-        self.register_buffer("pixel_mean", torch.tensor(config.pixels.mean), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(config.pixels.std), persistent=False)
+        # Made on the CPU even where `load` builds the rest without memory, on the meta device.
+        for name, values in (("mean", config.pixels.mean), ("std", config.pixels.std)):
+            constants = torch.tensor(values, device="cpu")
+            self.register_buffer(f"pixel_{name}", constants, persistent=False)
 
     def start_from(self, clip: CLIP) -> None:
         """Takes over the weights of a pretrained CLIP; new modules start from them where they can.
@@ -131,7 +141,8 @@ class VideoCLIP(nn.Module):
 
     def score(self, text: Embedding, video: Embedding) -> Tensor:
         """Embeddings of Q texts and V videos -> logits (Q, V)."""
-        return self.scorer(text, video, self.clip.logit_scale)
+        scores = self.scorer(text, video, self.clip.logit_scale)
+        return scores if self.clip.logit_bias is None else scores + self.clip.logit_bias
 
     def forward(self, frames: Frames, ids: Tensor) -> Tensor:
         """What training calls: Frames of B clips and ids (B, L) -> logits (B, B)."""

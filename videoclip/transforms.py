@@ -5,9 +5,11 @@ float64 frames (CLIP4Clip's loader) would be.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import RandomResizedCrop as _RandomResizedCrop
@@ -29,14 +31,33 @@ class Pixels:
 def resize_and_crop(frames: np.ndarray, size: int) -> Tensor:
     """Frames (T, H, W, 3) uint8 -> (T, 3, size, size) uint8.
 
-    The short side becomes `size` (bicubic with antialiasing, within 1/255 of what OpenAI's PIL
-    pipeline gives; without antialiasing it would be 26/255 off), then the middle is kept.
+    The short side becomes `size` (bicubic with antialiasing), then the middle is kept. Of the
+    values that OpenAI's PIL pipeline gives 0.2 % are 1/255 off and one in a million 2/255 (measured
+    on 84 real pictures); without antialiasing they would be up to 26/255 off.
     """
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
     pixels = transform.resize(
         pixels, [size], interpolation=InterpolationMode.BICUBIC, antialias=True
     )
     return transform.center_crop(pixels, [size, size])
+
+
+def image_pixels(
+    image: Image.Image, size: int, *, resize: Literal["exact", "tensor"] = "exact"
+) -> Tensor:
+    """A picture -> (3, size, size) uint8: resized (bicubic), cut in the middle, in RGB.
+
+    exact: to the bit what OpenAI's pipeline gives with the same Pillow; it resizes in the picture's
+    own mode and converts to RGB last. (Pillow 13 begins with the height where a picture is far
+    taller than wide, older ones never do: up to 14/255 apart, on noise.) tensor: what
+    `resize_and_crop` gives for frames; further off where a palette or transparency is converted
+    before it is resized.
+    """
+    if resize == "tensor":
+        return resize_and_crop(np.array(image.convert("RGB"))[None], size)[0]
+    resized = transform.resize(image, [size], interpolation=InterpolationMode.BICUBIC)
+    cropped = transform.center_crop(resized, [size, size]).convert("RGB")
+    return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).contiguous()
 
 
 def random_crop(pixels: Tensor, smallest: float, *, seed: int, epoch: int, sample: str) -> Tensor:

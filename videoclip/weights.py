@@ -1,84 +1,194 @@
-"""Model <-> folder: safetensors for the weights, strict JSON for the configuration.
+"""Weights <-> model: opens every kind of CLIP checkpoint, writes one that others open too.
 
 Nothing that is read is executed, and a key that is missing, unexpected or misshapen is an error
 that lists all of them.
 """
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from videoclip import checkpoints, hugging_face, named
+from videoclip.archives import read
+from videoclip.card import MARK, model_card
+from videoclip.checkpoints import Checkpoint
 from videoclip.config import from_json, nearest, to_json
-from videoclip.errors import VideoclipError
+from videoclip.downloads import OUR_SLOTS, OURS, hub_folder
+from videoclip.errors import WeightsError
+from videoclip.layers import Activation
+from videoclip.layouts import Layout, faults, from_file, openai, to_file, transformers
+from videoclip.model import Model, count_parameters
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from videoclip.model import VideoCLIP
 
-WEIGHTS = "model.safetensors"
-CONFIG = "videoclip.json"
-FORMAT = 1
+WEIGHTS = hugging_face.WEIGHTS
+CONFIG = OURS
+SLOTS = OUR_SLOTS
+FORMAT = 2
 
 
-class WeightsError(VideoclipError):
-    """A checkpoint that cannot be loaded; the message lists every key that is wrong."""
+def load(source: str | Path, *, activation: Activation | None = None) -> "VideoCLIP":
+    """Opens a model in evaluation mode and float32, whoever wrote its weights.
 
+    `source` is a folder that `save_pretrained` wrote, a folder in transformers' form, one of
+    OpenAI's files, a state dict of open_clip or of OpenAI's code; else the name of one of OpenAI's
+    models (ViT-B/32) or, as a string, a name on the Hugging Face hub (owner/name). Activation,
+    normalization and context length come with the weights; only a bare state dict does not say
+    which `activation` it needs, and is taken to be normalized as OpenAI's models are.
 
-def save(model: "VideoCLIP", folder: Path) -> None:
-    """Writes a model into a folder; the configuration comes last, so half a folder never loads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).unlink(missing_ok=True)
-    weights = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    text = json.dumps({"format": FORMAT, "model": to_json(model.config)}, indent=2)
-    partial = folder / (CONFIG + ".part")
-    partial.write_text(text + "\n")
-    partial.replace(folder / CONFIG)
-
-
-def load(source: str | Path) -> "VideoCLIP":
-    """Opens a model that `save_pretrained` wrote, in evaluation mode.
-
-    Raises WeightsError where the folder is not one of those or a key does not fit.
+    Raises WeightsError, which lists every key that does not fit and says what to do.
     """
-    from videoclip.model import Model
+    name, path = str(source), Path(source)
+    if path.is_dir():
+        return _built(_folder(path, activation), path)
+    if path.is_file():
+        if path.name in (WEIGHTS, SLOTS) and (path.parent / CONFIG).is_file():
+            raise WeightsError(f"{path} is a part of a model; give its folder, {path.parent}")
+        return _built(checkpoints.from_weights(path, activation), path)
+    if name in named.ARCHITECTURES:
+        return _built(checkpoints.from_weights(named.fetch(name), activation), name)
+    if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.@-]+", name):
+        if re.match(r"ViT-|RN\d", name):
+            raise WeightsError(f"OpenAI has no model {name}; {nearest(name, named.ARCHITECTURES)}")
+        return _built(_folder(hub_folder(name), activation), name)
+    raise WeightsError(
+        f"{name} is no file, is not a folder, no name on the Hugging Face hub (owner/name) and no "
+        f"model of OpenAI ({', '.join(named.ARCHITECTURES)})"
+    )
 
-    folder = Path(source)
+
+def _folder(folder: Path, activation: Activation | None) -> Checkpoint:
+    if any((folder / name).is_file() for name in (CONFIG, CONFIG + ".part")):
+        return _saved(folder, activation)
+    if hugging_face.is_clip(folder / hugging_face.CONFIG) and hugging_face.weights_of(folder):
+        return hugging_face.from_folder(folder, activation)
+    for file in checkpoints.OPEN_CLIP_WEIGHTS:
+        if (folder / file).is_file():
+            return checkpoints.from_weights(folder / file, activation)
+    raise WeightsError(
+        f"{folder} holds no complete model: neither {CONFIG} (ours) nor a {hugging_face.CONFIG} of "
+        f"model_type clip with {' or '.join(hugging_face.NAMES)} (transformers) nor "
+        f"{' or '.join(checkpoints.OPEN_CLIP_WEIGHTS)} (open_clip); for another file give its path"
+    )
+
+
+def _saved(folder: Path, activation: Activation | None) -> Checkpoint:
+    """A folder that `save` wrote."""
     if not (folder / CONFIG).is_file():
-        what = "is not a folder" if not folder.is_dir() else f"holds no complete model ({CONFIG})"
-        raise WeightsError(f"{folder} {what}; give a folder that save_pretrained wrote")
+        raise WeightsError(
+            f"{folder} holds no complete model: writing it was interrupted; save it again"
+        )
     try:
         written = json.loads((folder / CONFIG).read_text())
-        weights = load_file(folder / WEIGHTS)
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{folder} is damaged: {error}; save the model again") from error
-    if written.get("format") != FORMAT:
+    if not isinstance(written, dict) or written.get("format") != FORMAT:
+        found = written.get("format") if isinstance(written, dict) else None
         raise WeightsError(
-            f"{folder} has format {written.get('format')!r}, this version reads {FORMAT}; "
+            f"{folder} has format {found!r}, this version reads {FORMAT}; "
             "use the version of videoclip that wrote it"
         )
-    model = from_json(Model, written["model"], "model").build()
-    load_exactly(model, weights, str(folder))
+    model = from_json(Model, written.get("model"), "model")
+    checkpoints.agreed(activation, model.text.activation, folder)
+    weights = read(folder / WEIGHTS)
+    if (folder / SLOTS).is_file():
+        weights |= read(folder / SLOTS)
+    layout = openai if hugging_face.files(model) is None else transformers
+    return Checkpoint(model, checkpoints.cleaned(weights), layout)
+
+
+def _built(checkpoint: Checkpoint, source: object) -> "VideoCLIP":
+    """The model of a checkpoint; built without memory, since it takes over the file's tensors."""
+    try:
+        with torch.device("meta"):
+            model = checkpoint.model.build()
+    except ValueError as error:
+        raise WeightsError(f"{source} describes a model that cannot be built: {error}") from error
+    load_exactly(model, checkpoint.weights, str(source), _inside(checkpoint.layout))
+    still = [name for name, buffer in model.named_buffers() if buffer.is_meta]
+    assert not still, f"buffers that are not saved must be made on the CPU by name: {still}"
     return model.eval()
 
 
-def load_exactly(module: "nn.Module", weights: "dict[str, Tensor]", source: str) -> None:
-    """Loads weights into a module, or raises WeightsError that lists every key that is wrong."""
-    wanted = module.state_dict()
-    missing, unexpected = wanted.keys() - weights.keys(), weights.keys() - wanted.keys()
-    faults = [f"  missing: {key}" for key in missing]
-    faults += [f"  unexpected: {key}; {nearest(key, missing)}" for key in unexpected]
-    faults += [
-        f"  misshapen: {key} is {tuple(weights[key].shape)}, expected {tuple(value.shape)}"
-        for key, value in wanted.items()
-        if key in weights and weights[key].shape != value.shape
-    ]
-    if faults:
+def _inside(layout: Layout) -> Layout:
+    """The layout of a whole VideoCLIP: CLIP's keys as in the file, the slots' as they are."""
+
+    def names(key: str) -> tuple[str, ...]:
+        return layout(key.removeprefix("clip.")) if key.startswith("clip.") else (key,)
+
+    return names
+
+
+def load_exactly(
+    module: "nn.Module", weights: "dict[str, Tensor]", source: str, layout: Layout = openai
+) -> None:
+    """Loads weights into a module, or raises WeightsError that lists every key that is wrong.
+
+    A module on the meta device takes over the tensors themselves.
+    """
+    own = module.state_dict()
+    wrong = faults(to_file(own, layout), weights)
+    if wrong:
+        raise WeightsError(f"the weights of {source} do not fit the model:\n" + "\n".join(wrong))
+    is_meta = any(value.is_meta for value in own.values())
+    module.load_state_dict(from_file(weights, own, layout), assign=is_meta)
+
+
+def save(model: "VideoCLIP", folder: Path) -> None:
+    """Writes a model into a folder, from which `load` gets it back exactly.
+
+    What transformers' CLIPModel can compute is written as CLIPModel reads it (config.json and
+    model.safetensors), else under OpenAI's names; the slots' weights stand in a file of their own.
+    Our configuration gets its name last, so half a folder never loads. Raises WeightsError.
+    """
+    files = hugging_face.files(model.config)
+    layout = openai if files is None else transformers
+    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    clip = {k.removeprefix("clip."): v for k, v in state.items() if k.startswith("clip.")}
+    slots = {key: value for key, value in state.items() if not key.startswith("clip.")}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / (CONFIG + ".part")
+        partial.write_text(_json({"format": FORMAT, "model": to_json(model.config)}))
+        for stale in (CONFIG, SLOTS, hugging_face.CONFIG, *hugging_face.PROCESSORS):
+            (folder / stale).unlink(missing_ok=True)
+        _write_tensors(to_file(clip, layout), folder / WEIGHTS)
+        if slots:
+            _write_tensors(slots, folder / SLOTS)
+        for name, content in (files or {}).items():
+            (folder / name).write_text(_json(content))
+        card = folder / "README.md"
+        if not card.is_file() or MARK in card.read_text():
+            parameters = count_parameters(list(model.parameters()))
+            card.write_text(model_card(model.config, parameters, for_transformers=bool(files)))
+        partial.replace(folder / CONFIG)
+    except (OSError, SafetensorError) as error:
         raise WeightsError(
-            f"the weights of {source} do not fit the model:\n" + "\n".join(sorted(faults))
-        )
-    module.load_state_dict(weights)
+            f"the model cannot be written to {folder}: {error}; free some space or choose another "
+            "folder"
+        ) from error
+
+
+def _write_tensors(weights: "dict[str, Tensor]", path: Path) -> None:
+    partial = path.with_name(path.name + ".part")
+    # Parts of one tensor share memory, which safetensors refuses.
+    whole = {
+        key: value.clone(memory_format=torch.contiguous_format) for key, value in weights.items()
+    }
+    save_file(whole, partial, metadata={"format": "pt"})
+    # safetensors writes for the owner alone; who may read the other files may read this one.
+    shutil.copymode(path.with_name(CONFIG + ".part"), partial)
+    partial.replace(path)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"

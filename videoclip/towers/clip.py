@@ -5,8 +5,8 @@ import math
 import torch
 from torch import nn
 
+from videoclip.towers.base import Visual
 from videoclip.towers.text import Text, TextTransformer
-from videoclip.towers.vit import ViT
 
 MAX_LOGIT_SCALE = math.log(100)
 """Training clamps logit_scale here (Radford et al. 2021, section 2.5)."""
@@ -19,10 +19,13 @@ class CLIP(TextTransformer):
     reference checkpoints follow that, so this class *is* a text tower that owns a visual one.
     """
 
-    def __init__(self, visual: ViT, text: Text, embedding: int) -> None:
+    def __init__(
+        self, visual: Visual, text: Text, embedding: int, logit_bias: float | None = None
+    ) -> None:
         super().__init__(text, embedding)
         self.visual = visual.build(embedding)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.logit_bias = None if logit_bias is None else nn.Parameter(torch.tensor(logit_bias))
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:

@@ -19,9 +19,16 @@ class Text:
     context_length: int = 77
     """The longest caption in tokens, its start and end included."""
     vocabulary: int = 49408
-    """Number of token ids; the last is the end of text."""
+    """Number of token ids."""
+    end_of_text: int | None = None
+    """The id of the token at which the feature is read; None: the highest id of a caption, as in
+    every OpenAI model, whose end of text is the last id of the vocabulary."""
     activation: Activation = "quick_gelu"
     """OpenAI's weights need quick_gelu; most of open_clip's need gelu."""
+    attention_heads: int | None = None
+    """Attention heads of a block; None: one for every 64 channels, as in every OpenAI model."""
+    mlp_width: int | None = None
+    """Hidden channels of a block's multi-layer perceptron; None: four times the width."""
 
 
 class TextTransformer(nn.Module):
@@ -32,8 +39,13 @@ class TextTransformer(nn.Module):
         width, layers = config.width, config.layers
         self.token_embedding = nn.Embedding(config.vocabulary, width)
         self.positional_embedding = nn.Parameter(torch.empty(config.context_length, width))
+        self.end_of_text = config.end_of_text
         self.transformer = Blocks(
-            width, layers, attention_heads(width), activation=config.activation
+            width,
+            layers,
+            config.attention_heads or attention_heads(width),
+            activation=config.activation,
+            mlp_width=config.mlp_width,
         )
         self.ln_final = LayerNorm(width)
         self.text_projection = nn.Parameter(torch.empty(width, embedding))
@@ -49,20 +61,34 @@ class TextTransformer(nn.Module):
     def encode_text(self, ids: Tensor) -> Tensor:
         """Encodes ids (N, L), padded after the end token, -> (N, D), not normalized.
 
-        The feature is read at the end token, the highest id (OpenAI's rule). Attention is causal,
-        so what comes after the batch's last end token changes nothing and is cut away: exact, and
-        several times faster on short captions.
+        The feature is read at the first end token, which is the highest id (OpenAI's rule) unless
+        the configuration names another. Attention is causal, so what comes after the batch's last
+        end token changes nothing and is cut away: exact, and several times faster on short
+        captions.
 
-        Raises ValueError where a caption is longer than the context.
+        Raises ValueError where a caption is longer than the context or never ends.
         """
         if ids.ndim != 2 or ids.shape[1] > len(self.positional_embedding):
             raise ValueError(
                 f"token ids have shape {tuple(ids.shape)}; expected (N, L) with L up to "
                 f"{len(self.positional_embedding)}, the context length of this text tower"
             )
-        ends = ids.argmax(dim=-1)
+        ends = self._ends(ids)
         ids = ids[:, : int(ends.max()) + 1]
         x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
         x = self.transformer(x, causal=True)
         x = x[torch.arange(len(x), device=x.device), ends]
         return self.ln_final(x) @ self.text_projection
+
+    def _ends(self, ids: Tensor) -> Tensor:
+        """Where the captions (N, L) end, (N,)."""
+        if self.end_of_text is None:
+            return ids.argmax(dim=-1)
+        found = ids == self.end_of_text
+        if not bool(found.any(dim=-1).all()):
+            endless = (~found.any(dim=-1)).nonzero().flatten().tolist()
+            raise ValueError(
+                f"captions {endless} hold no end of text, which has the id {self.end_of_text} "
+                "in this text tower; use the tokenizer of these weights"
+            )
+        return found.int().argmax(dim=-1)

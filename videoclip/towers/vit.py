@@ -8,11 +8,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from videoclip.layers import Activation, Blocks, LayerNorm, attention_heads
+from videoclip.towers.base import Visual
 from videoclip.types import Features
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViT:
+class ViT(Visual):
     """A vision transformer; the defaults are ViT-B/32."""
 
     width: int = 768
@@ -21,10 +22,12 @@ class ViT:
     """Residual blocks."""
     patch_size: int = 32
     """Pixels a side of a patch."""
-    image_size: int = 224
-    """Pixels a side of a frame."""
     activation: Activation = "quick_gelu"
     """OpenAI's weights need quick_gelu; most of open_clip's need gelu."""
+    attention_heads: int | None = None
+    """Attention heads of a block; None: one for every 64 channels, as in every OpenAI model."""
+    mlp_width: int | None = None
+    """Hidden channels of a block's multi-layer perceptron; None: four times the width."""
 
     def __post_init__(self) -> None:
         """Raises ValueError where the patches do not tile the frame."""
@@ -52,15 +55,15 @@ class VisionTransformer(nn.Module):
         self.positional_embedding = nn.Parameter(scale * torch.randn(patches + 1, width))
         self.ln_pre = LayerNorm(width)
         self.transformer = Blocks(
-            width, config.layers, attention_heads(width), activation=config.activation
+            width,
+            config.layers,
+            config.attention_heads or attention_heads(width),
+            activation=config.activation,
+            mlp_width=config.mlp_width,
         )
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, embedding))
-
-    @property
-    def depth(self) -> int:
-        """The number of blocks, hence of mixers."""
-        return len(self.transformer.resblocks)
+        self.widths = (width,) * config.layers
 
     def forward(
         self,
@@ -91,7 +94,7 @@ class VisionTransformer(nn.Module):
             zip(self.transformer.resblocks, mixers, strict=True)
         ):
             tokens = mixer(tokens, mask, block)
-            if index >= self.depth - keep_layers:
+            if index >= len(self.widths) - keep_layers:
                 kept.append(tokens)
         frames = self.ln_post(tokens[:, :, 0]) @ self.proj
         return Features(frames, mask, tuple(kept))

@@ -1,0 +1,181 @@
+"""File -> tensors, whatever wrote it, and nothing that is read is executed.
+
+Three kinds of file hold released weights: safetensors, what `torch.save` writes (a pickle, read by
+torch's own restricted reader), and TorchScript archives, OpenAI's `.pt` files. The last are read
+here: a zip with a pickle of the module tree and one raw file per storage. Pickles name the
+functions they want called; ours may name seven harmless ones.
+"""
+
+import collections
+import math
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from videoclip.errors import WeightsError
+from videoclip.layers import Activation
+
+STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+LISTS = {"build_intlist", "build_doublelist", "build_boollist", "build_tensorlist"}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a file of weights holds by name, tensors on the CPU in the type they were written in.
+
+    Raises WeightsError for a damaged file and for one that asks for anything but data.
+    """
+    try:
+        if is_torchscript(path):
+            return _torchscript(path)
+        with path.open("rb") as file:
+            start = file.read(9)
+        if path.suffix == ".safetensors" or start[8:] == b"{":
+            # Copied out of the mapped file: kernels round differently where memory is not aligned.
+            return {key: value.clone() for key, value in load_file(path).items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what follows is tensors or one clear error
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
+    except Exception as error:  # a hostile file can raise anything
+        raise WeightsError(_reason(path, error)) from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path} holds a {type(found).__name__}; expected tensors by name")
+    return found
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is a TorchScript archive, as OpenAI's are."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def program_activation(path: Path) -> Activation:
+    """The activation that the program inside a TorchScript archive runs; it is only looked at."""
+    with zipfile.ZipFile(path) as archive:
+        sources = [name for name in archive.namelist() if name.endswith(".py")]
+        exact = any(b"torch.gelu(" in archive.read(name) for name in sources)
+    return "gelu" if exact else "quick_gelu"
+
+
+def _reason(path: Path, error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, pickle.UnpicklingError):
+        asked = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
+        if asked:
+            return _refused(path, asked[1])
+        # torch's own message advises to switch its protection off, which must not be passed on.
+        lines = [line for line in lines if "weights_only" not in line]
+    detail = f": {lines[0]}" if lines else ""
+    return (
+        f"{path} is damaged, or no file of weights ({type(error).__name__}{detail}); get it again"
+    )
+
+
+def _refused(path: Path, name: str) -> str:
+    return (
+        f"{path} is refused: it asks for {name!r}, and weights need nothing but tensors; nothing "
+        "was executed. Get the weights from their publisher, as safetensors where there are any"
+    )
+
+
+class _Module:
+    """Stands for any module of a TorchScript archive; its attributes are what was pickled."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads the pickle of a TorchScript archive and refuses every global that it need not have.
+
+    What `find_class` returns is made anew for every file: a pickle may set attributes on it.
+    """
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(archive.open(root + "data.pkl"))
+        self.path, self.archive, self.root = path, archive, root
+        self.storages: dict[str, Tensor] = {}
+        self.modules: dict[str, type] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The stand-in for a global, or WeightsError."""
+        if module == "__torch__" or module.startswith("__torch__."):
+            return self.modules.setdefault(f"{module}.{name}", type("Module", (_Module,), {}))
+        known: dict[tuple[str, str], Any] = {
+            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _fresh(_tensor),
+            ("torch.jit._pickle", "restore_type_tag"): _fresh(lambda value, tag: value),
+            ("torch", "device"): _fresh(lambda *name: name),
+        }
+        known |= {("torch", storage): dtype for storage, dtype in STORAGES.items()}
+        known |= {("torch.jit._pickle", name): _fresh(list) for name in LISTS}
+        if (module, name) not in known:
+            raise WeightsError(_refused(self.path, f"{module}.{name}"))
+        return known[module, name]
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """The storage that ('storage', type, key, device, length) stands for, one-dimensional."""
+        _, dtype, key, _, length = pid
+        if key not in self.storages:
+            entry = self.archive.getinfo(f"{self.root}data/{key}")
+            size = length * dtype.itemsize
+            # Both bounds keep a small file from asking for much memory.
+            if entry.file_size != size or entry.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"data/{key} has {entry.file_size} bytes, expected {size}")
+            raw = bytearray(self.archive.read(entry))
+            self.storages[key] = (
+                torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+            )
+        return self.storages[key]
+
+
+def _fresh(function: Callable) -> Callable:
+    return lambda *arguments: function(*arguments)
+
+
+def _tensor(storage: Tensor, offset: int, shape: tuple, stride: tuple, *_: Any) -> Tensor:
+    if math.prod(shape) > len(storage):
+        raise ValueError(f"a tensor of shape {shape} is larger than its storage")
+    return storage.as_strided(shape, stride, offset)
+
+
+def _torchscript(path: Path) -> dict[str, Tensor]:
+    with zipfile.ZipFile(path) as archive:
+        [pickled] = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
+        root = pickled.removesuffix("data.pkl")
+        if root + "byteorder" in archive.namelist() and archive.read(root + "byteorder") == b"big":
+            raise ValueError("its numbers are big-endian")
+        tree = _Unpickler(path, archive, root).load()
+    if not isinstance(tree, _Module):
+        raise ValueError("it holds no module")
+    found: dict[str, Tensor] = {}
+    _collect(tree, "", found)
+    return found
+
+
+def _collect(module: _Module, prefix: str, found: dict[str, Tensor]) -> None:
+    """Gathers the tensors of a module tree under the names of a state dict."""
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor):
+            found[prefix + name] = value
+        elif isinstance(value, _Module):
+            _collect(value, f"{prefix}{name}.", found)

@@ -1,0 +1,282 @@
+"""Other people's checkpoints -> our configuration and their weights, not yet in a model.
+
+The sizes follow from the weights, or stand in the open_clip_config.json beside them; then they are
+checked against the weights when those are loaded. For transformers' folders see hugging_face.py.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from videoclip.archives import is_torchscript, program_activation, read
+from videoclip.errors import WeightsError
+from videoclip.layers import Activation, attention_heads
+from videoclip.layouts import Layout, custom_text, openai
+from videoclip.model import Model
+from videoclip.towers import ResNet, Text, Visual, ViT
+from videoclip.transforms import Pixels
+
+
+class Checkpoint(NamedTuple):
+    """Weights as a file holds them, and all that is needed to put them into a model."""
+
+    model: Model
+    weights: dict[str, Tensor]
+    layout: Layout
+
+
+# What files hold beside the weights.
+
+OPENAI_ONLY = {"input_resolution", "context_length", "vocab_size"}
+"""Numbers that only OpenAI's own files hold beside the weights."""
+DERIVED = ("attn_mask", "position_ids")
+"""Ends of names of buffers that older files hold and that follow from the sizes."""
+
+
+def cleaned(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict inside what a file holds, in float32, without wrappers' prefixes."""
+    if isinstance(found.get("state_dict"), Mapping):  # beside an optimizer, in a training run
+        found = found["state_dict"]
+    weights = {str(key): value for key, value in found.items()}
+    for prefix in ("module.", "_orig_mod."):
+        if weights and all(key.startswith(prefix) for key in weights):
+            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    weights = {key: value for key, value in weights.items() if not key.endswith(DERIVED)}
+    for key, value in weights.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            value = value.float()
+        if key in ("logit_scale", "logit_bias") and getattr(value, "shape", None) == (1,):
+            value = value[0]  # sharded training cannot hold tensors without an axis
+        weights[key] = value
+    for key in [key for key in weights if key.endswith(".running_mean")]:
+        # Older files lack this counter, which nothing reads.
+        weights.setdefault(key.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
+    return weights
+
+
+def agreed(stated: Activation | None, known: Activation, source: object) -> Activation:
+    """The activation a checkpoint says it has; WeightsError where the user states another."""
+    if stated is not None and stated != known:
+        raise WeightsError(
+            f"{source} was trained with {known}, not with {stated}: with the wrong activation the "
+            f"weights give other numbers and no error; leave activation out or say {known!r}"
+        )
+    return known
+
+
+# The three kinds of checkpoint.
+
+
+def from_weights(path: Path, stated: Activation | None = None) -> Checkpoint:
+    """A file: OpenAI's archive, or a state dict with an open_clip_config.json beside it or without.
+
+    Raises WeightsError where something cannot be known: the activation, if neither the file nor
+    the user says it, and the attention heads of towers wider than OpenAI's.
+    """
+    found = read(path)
+    if is_torchscript(path):
+        return _bare(found, path, stated, known=program_activation(path))
+    if (path.parent / OPEN_CLIP).is_file():
+        return _described(found, path, stated)
+    return _bare(found, path, stated)
+
+
+def _bare(
+    found: Mapping[str, Any],
+    source: Path,
+    stated: Activation | None,
+    known: Activation | None = None,
+) -> Checkpoint:
+    """A state dict without a configuration: the sizes follow from the weights."""
+    weights = cleaned(found)
+    if weights.keys() >= OPENAI_ONLY:
+        known = known or "quick_gelu"
+        weights = {key: value for key, value in weights.items() if key not in OPENAI_ONLY}
+    layout = _layout(weights, source)
+    if known is None and stated is None:
+        raise WeightsError(
+            f"{source} does not say which activation its weights were trained with, and the wrong "
+            "one gives wrong numbers without an error; say load(..., activation='quick_gelu') for "
+            "OpenAI's weights and models that open_clip calls -quickgelu, activation='gelu' for "
+            f"its other models, or put the model's {OPEN_CLIP} beside the file"
+        )
+    activation = agreed(stated, known or stated, source)
+    model = _sizes(weights, layout, activation, source)
+    if isinstance(model.visual, ViT) and model.visual.width > 1024:
+        raise WeightsError(
+            f"{source} has a vision tower of width {model.visual.width}; over 1024 the number of "
+            "attention heads differs between models and cannot be read off the weights; put the "
+            f"model's {OPEN_CLIP} beside the file"
+        )
+    return Checkpoint(model, weights, layout)
+
+
+def _layout(weights: Mapping[str, Any], source: Path) -> Layout:
+    if any(key.startswith(("text_model.", "vision_model.")) for key in weights):
+        raise WeightsError(
+            f"{source} has the key names of transformers, whose sizes stand in config.json; give "
+            "the folder that holds both"
+        )
+    if not any(key.startswith("visual.") for key in weights):
+        some = ", ".join(sorted(weights)[:5]) or "nothing"
+        raise WeightsError(f"{source} holds no CLIP (no key starts with 'visual.'); it has {some}")
+    return custom_text if any(key.startswith("text.") for key in weights) else openai
+
+
+def _sizes(
+    weights: Mapping[str, Any], layout: Layout, activation: Activation, source: Path
+) -> Model:
+    """The model that OpenAI's rules read off the weights."""
+    absent: set[str] = set()
+
+    def shape(key: str, dimensions: int) -> tuple[int, ...]:
+        [name] = layout(key)
+        found = tuple(getattr(weights.get(name), "shape", ()))
+        if len(found) != dimensions:
+            absent.add(f"{name} ({dimensions} axes, found {len(found)})")
+            return (64,) * dimensions
+        return found
+
+    def count(prefix: str) -> int:
+        """One more than the highest number that follows a prefix, so that gaps show as missing."""
+        [name] = layout(prefix)
+        numbers = (re.match(re.escape(name) + r"\.(\d+)\.", key) for key in weights)
+        return max((int(number[1]) + 1 for number in numbers if number), default=0)
+
+    def mlp(prefix: str, width: int) -> int | None:
+        hidden, _ = shape(f"{prefix}.0.mlp.c_fc.weight", 2)
+        return None if hidden == 4 * width else hidden
+
+    vocabulary, width = shape("token_embedding.weight", 2)
+    context, _ = shape("positional_embedding", 2)
+    _, embedding = shape("text_projection", 2)
+    text = Text(
+        width=width, layers=count("transformer.resblocks"), context_length=context,
+        vocabulary=vocabulary, activation=activation, mlp_width=mlp("transformer.resblocks", width),
+    )  # fmt: skip
+    visual: Visual
+    if any(key.startswith("visual.layer1.") for key in weights):
+        cells, _ = shape("visual.attnpool.positional_embedding", 2)
+        visual = ResNet(
+            width=shape("visual.layer1.0.conv1.weight", 4)[0],
+            layers=tuple(count(f"visual.layer{stage}") for stage in (1, 2, 3, 4)),
+            image_size=32 * round((cells - 1) ** 0.5),
+        )
+    else:
+        width, _, patch, _ = shape("visual.conv1.weight", 4)
+        tokens, _ = shape("visual.positional_embedding", 2)
+        blocks = "visual.transformer.resblocks"
+        visual = ViT(
+            width=width, layers=count(blocks), patch_size=patch, activation=activation,
+            image_size=patch * round((tokens - 1) ** 0.5), mlp_width=mlp(blocks, width),
+        )  # fmt: skip
+    if absent:
+        raise WeightsError(
+            f"the sizes of {source} cannot be read off its weights, for these keys are missing or "
+            "no such tensors:\n  " + "\n  ".join(sorted(absent))
+        )
+    bias = -10.0 if "logit_bias" in weights else None  # overwritten by the weights
+    return Model(visual=visual, text=text, embedding=embedding, logit_bias=bias)
+
+
+# open_clip's configuration.
+
+OPEN_CLIP = "open_clip_config.json"
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""The names of open_clip's files on the hub, the better first."""
+UNREAD = {"patch_dropout", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "pad_id"}
+"""Settings of open_clip's towers that concern training or the tokenizer only."""
+USUAL = {
+    "pos_embed_type": "learnable",
+    "proj_type": "linear",
+    "attn_pooler_queries": 256,
+    "attn_pooler_heads": 8,
+}
+"""Other settings are followed where they switch nothing on, or have these values."""
+
+
+def _described(found: Mapping[str, Any], source: Path, stated: Activation | None) -> Checkpoint:
+    """A state dict with open_clip's configuration beside it."""
+    path = source.parent / OPEN_CLIP
+    weights = cleaned(found)
+    layout = _layout(weights, source)
+    try:
+        written = json.loads(path.read_text())
+        config = written.get("model_cfg", written)
+        known: Activation = "quick_gelu" if config.get("quick_gelu") else "gelu"
+        activation = agreed(stated, known, source)
+        model = Model(
+            visual=_open_clip_visual(dict(config["vision_cfg"]), activation, path),
+            text=_open_clip_text(dict(config["text_cfg"]), activation, path),
+            embedding=config["embed_dim"],
+            pixels=_open_clip_pixels(written.get("preprocess_cfg", {}), path),
+            logit_bias=-10.0 if "logit_bias" in weights else None,
+        )
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be used: {error!r}; get it again") from error
+    if config.get("multimodal_cfg"):
+        raise WeightsError(
+            f"{path} describes CoCa, with a captioning decoder; this reads CLIP only"
+        )
+    return Checkpoint(model, weights, layout)
+
+
+def _open_clip_visual(config: dict[str, Any], activation: Activation, path: Path) -> Visual:
+    width, layers = config.pop("width", 768), config.pop("layers", 12)
+    patch, image = config.pop("patch_size", 16), config.pop("image_size", 224)
+    head_width, ratio = config.pop("head_width", 64), config.pop("mlp_ratio", 4.0)
+    _refuse_others(config, {**USUAL, "pool_type": "tok"}, path)
+    if isinstance(layers, list):
+        if head_width != 64:
+            raise WeightsError(f"{path} has head_width {head_width}; a ResNet here has 64")
+        return ResNet(width=width, layers=tuple(layers), image_size=image)
+    heads, hidden = width // head_width, int(width * ratio)
+    return ViT(
+        width=width, layers=layers, patch_size=patch, image_size=image, activation=activation,
+        attention_heads=None if head_width == 64 else heads,
+        mlp_width=None if hidden == 4 * width else hidden,
+    )  # fmt: skip
+
+
+def _open_clip_text(config: dict[str, Any], activation: Activation, path: Path) -> Text:
+    width, heads = config.pop("width", 512), config.pop("heads", 8)
+    layers, ratio = config.pop("layers", 12), config.pop("mlp_ratio", 4.0)
+    context, vocabulary = config.pop("context_length", 77), config.pop("vocab_size", 49408)
+    end = config.pop("eos_id", 2)
+    end = end if config.get("pool_type") == "eos" else None
+    _refuse_others(config, {**USUAL, "pool_type": "eos" if end is not None else "argmax"}, path)
+    hidden = int(width * ratio)
+    return Text(
+        width=width, layers=layers, context_length=context, vocabulary=vocabulary,
+        activation=activation, end_of_text=end,
+        attention_heads=None if heads == attention_heads(width) else heads,
+        mlp_width=None if hidden == 4 * width else hidden,
+    )  # fmt: skip
+
+
+def _open_clip_pixels(config: dict[str, Any], path: Path) -> Pixels:
+    usual = {"interpolation": "bicubic", "resize_mode": "shortest", "mode": "RGB"}
+    constants = {name: tuple(config[name]) for name in ("mean", "std") if name in config}
+    _refuse_others(
+        {k: v for k, v in config.items() if k not in {"mean", "std", "size", "fill_color"}},
+        usual,
+        path,
+    )
+    return Pixels(**constants)
+
+
+def _refuse_others(config: Mapping[str, Any], usual: Mapping[str, Any], path: Path) -> None:
+    """Raises WeightsError for settings that change what the model computes and are not built."""
+    others = {
+        name: value
+        for name, value in config.items()
+        if name not in UNREAD and value and value != usual.get(name)
+    }
+    if others:
+        listed = ", ".join(f"{name} = {value!r}" for name, value in others.items())
+        raise WeightsError(f"{path} asks for what is not built here: {listed}; use open_clip")
