@@ -184,9 +184,9 @@ def test_small_files_cannot_ask_for_much_memory(tmp_path, archive) -> None:
         b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n"
         b"((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
     )
-    size = len(original) // 2
+    size = len(original) // 4
     huge += b"J" + size.to_bytes(4, "little") + b"tQK\x00J\x00\x00\x00\x40\x85K\x00\x85\x89}tR."
-    with pytest.raises(WeightsError, match="damaged"):
+    with pytest.raises(WeightsError, match=r"shape \(1073741824,\) is larger than its storage"):
         read(replaced(archive, tmp_path / "c.pt", "data.pkl", huge))
 
 

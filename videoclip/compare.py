@@ -52,7 +52,8 @@ def compare(
     base = load(checkpoint) if checkpoint else None
     if base:  # the towers and the normalization are the checkpoint's
         c = base.config
-        towers = {"visual": c.visual, "text": c.text, "embedding": c.embedding, "pixels": c.pixels}
+        names = ("visual", "text", "embedding", "pixels", "logit_bias")
+        towers = {name: getattr(c, name) for name in names}
         experiment = replace(experiment, model=replace(experiment.model, **towers))
     record = {
         "title": title,

@@ -1,65 +1,139 @@
-"""results.json -> what people read: tables, a chart and a page; nothing is computed anew here."""
+"""results.json -> what people read: tables, a chart and a page; nothing is computed anew here.
+
+Names, captions and reasons come from users' files: every renderer escapes what is special to it.
+"""
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pandas as pd
 from jinja2 import Environment, PackageLoader
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-"""Okabe and Ito's palette, which color-blind readers can tell apart."""
+BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#555555"
+"""Of Okabe and Ito's palette, which color-blind readers can tell apart."""
 TITLES = {"text_to_video": "text to video", "video_to_text": "video to text"}
-NOTE = (
-    "Cells: mean over seeds ± standard deviation over seeds [95 % interval over test videos]. "
-    "A difference in bold has an interval that excludes zero."
-)
+METRICS = ("R@1", "R@5", "R@10", "MdR", "MnR")
+PANELS = 3
+"""How many panels of the chart stand beside each other at most."""
+SHOWN = 36
+"""Characters of a name that the chart has room for."""
+COLUMNS = ("module", "minus", "direction", "frame_order", "group", "metric",
+           "value", "sd", "low", "high", "seeds")  # fmt: skip
+"""Of results.csv. `minus`: the module that a difference is to; empty `group`: all captions."""
+
+
+class Bold(str):
+    """A cell that stands out: a difference whose interval excludes zero."""
+
+    __slots__ = ()
 
 
 def write_report(results: Mapping[str, Any], folder: Path) -> None:
     """Writes results.json, .md, .csv and .tex, chart.png and .svg, and index.html into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    tables = report_tables(results)
     text = json.dumps(_strict(results), indent=1, ensure_ascii=False, allow_nan=False)
     _write(folder / "results.json", text + "\n")
     _write(folder / "results.md", markdown(results))
     _write(folder / "results.csv", long_table(results).to_csv(index=False))
-    _write(folder / "results.tex", "\n".join(_latex(title, t) for title, t in tables.items()))
+    _write(folder / "results.tex", latex(results))
     figure = chart(results)
     for suffix, options in ((".png", {"dpi": 150}), (".svg", {"metadata": {"Date": None}})):
         partial = folder / f"chart.part{suffix}"
-        figure.savefig(partial, **options)
+        with matplotlib.rc_context({"svg.hashsalt": "videoclip"}):  # the same file every time
+            figure.savefig(partial, **options)
         partial.replace(folder / f"chart{suffix}")
-    environment = Environment(loader=PackageLoader("videoclip", ""), autoescape=True)
-    page = environment.get_template("report.html.jinja").render(
-        results=results,
-        tables={title: _html_rows(table) for title, table in tables.items()},
-        note=NOTE,
-        footnotes=footnotes(results),
-    )
-    _write(folder / "index.html", page)
+    _write(folder / "index.html", page(results))
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The tables with their protocol, to be pasted."""
-    parts = [f"# {results['title']}", protocol_line(results)]
-    for title, table in report_tables(results).items():
-        escaped = table.map(lambda cell: str(cell).replace("|", "\\|"))
-        parts += [f"**{title}**", escaped.to_markdown(index=False, disable_numparse=True)]
-    return "\n\n".join([*parts, NOTE, *footnotes(results)]) + "\n"
+def report_tables(results: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """The tables that people read, by title; cells are text, those that stand out `Bold`."""
+    rows, tables = results["rows"], {}
+    minus = f"R@1 minus {_plain(results['baseline'])}"
+    for direction, title in TITLES.items():
+        lines = []
+        for row in rows:
+            found, difference = row[direction], row["difference"] or {}
+            line = {"module": _plain(row["name"]), "R@1": _with_interval(found["R@1"], row)}
+            line[minus] = _difference(difference.get(direction, {}).get("R@1"), results)
+            lines.append(line | {name: _mean(found[name], row) for name in METRICS[1:]})
+        tables[title.capitalize()] = lines
+    ordered = any(row["frame_order"] for row in rows)
+    for group in (*([None] if ordered else []), *results["groups"]):
+        what = "all captions" if group is None else f"{_plain(group)} captions"
+        title = f"Text to video, {what}: R@1" + (" by order of frames" if ordered else "")
+        tables[title] = [_order_line(row, group, results, minus) for row in rows]
+    tables["Cost"] = [
+        {
+            "module": _plain(row["name"]),
+            "parameters": f"{row['parameters']:,}",
+            "of these new": f"{row['new_parameters']:,}",
+            "ms per clip": f"{row['ms_per_clip']:.2f}",
+            "seeds": ", ".join(str(seed) for seed in row["seeds"]),
+        }
+        for row in rows
+    ]
+    # dtype: pandas' own text type would turn Bold into plain text
+    return {title: pd.DataFrame(lines, dtype=object) for title, lines in tables.items()}
+
+
+def long_table(results: Mapping[str, Any]) -> pd.DataFrame:
+    """Every number of the rows in a line of its own, with full precision, for other programs."""
+    lines: list[dict[str, Any]] = []
+    for row in results["rows"]:
+        base = {"module": row["name"], "frame_order": "normal", "seeds": len(row["seeds"])}
+        base["direction"] = "text_to_video"
+        minus = {"minus": results["baseline"]}
+        for direction in TITLES:
+            own = base | {"direction": direction}
+            for metric, value in row[direction].items():
+                lines.append(own | {"metric": metric} | value)
+            for metric, value in (row["difference"] or {}).get(direction, {}).items():
+                lines.append(own | minus | {"metric": metric} | value)
+        for group, found in row["by_group"].items():
+            own = base | {"group": group, "metric": "R@1"}
+            lines.append(own | found["R@1"])
+            if found["difference"]:
+                lines.append(own | minus | found["difference"])
+        for order, found in row["frame_order"].items():
+            own = base | {"frame_order": order, "metric": "R@1"}
+            lines.append(own | found["R@1"])
+            for group, inner in found["by_group"].items():
+                lines.append(own | {"group": group} | inner["R@1"])
+        for fact in ("parameters", "new_parameters", "ms_per_clip"):
+            own = {"module": row["name"], "seeds": len(row["seeds"])}
+            lines.append(own | {"metric": fact, "mean": row[fact]})
+    table = pd.DataFrame(lines).rename(columns={"mean": "value"}).reindex(columns=list(COLUMNS))
+    for column in ("module", "minus", "frame_order", "group"):
+        table[column] = table[column].map(_no_formula, na_action="ignore")
+    return table
 
 
 def protocol_line(results: Mapping[str, Any]) -> str:
-    """One sentence that says what was measured on what."""
+    """What was measured on what, and how."""
     p = results["protocol"]
     return (
         f"Split {p['split']}: {p['videos']} videos, {p['queries']} captions; {p['counts']}; "
-        f"{p['tie_rule']}; selection: {p['selection']}; interval: {p['interval']}."
+        f"tie rule: {p['tie_rule']}; selection: {p['selection']}; interval: {p['interval']}."
     )
+
+
+def table_note(results: Mapping[str, Any]) -> str:
+    """How to read the tables' cells."""
+    several = any(len(row["seeds"]) > 1 for row in results["rows"])
+    cell = "mean over seeds ± standard deviation over seeds" if several else "one seed"
+    note = f"Cells: {cell}; in brackets the 95 % interval over test videos. R@K in percent."
+    if results["protocol"].get("few"):
+        return f"{note} With so few test videos no difference is set in bold."
+    return f"{note} A difference in bold has an interval that excludes zero."
 
 
 def footnotes(results: Mapping[str, Any]) -> list[str]:
@@ -67,174 +141,216 @@ def footnotes(results: Mapping[str, Any]) -> list[str]:
     notes = list(results["protocol"]["notes"])
     for bad in results["protocol"]["unreadable"]:
         notes.append(f"Unreadable, counted as a miss: {bad['video_id']}: {bad['reason']}")
-    notes += [f"{row['name']}, {note}" for row in results["rows"] for note in row["tie_notes"]]
+    for row in results["rows"]:
+        # A row holds a list of remarks on ties, or a single one.
+        found = row["tie_notes"] if "tie_notes" in row else [row["tie_note"]]
+        notes += [f"{row['name']}, {note}" for note in found if note]
     for cell in results["unfinished"]:
         notes.append(f"Not finished: {cell['name']}, seed {cell['seed']}: {cell['reason']}")
     if results["ceiling"]:
         label, value = results["ceiling"]["label"], results["ceiling"]["R@1"]
-        notes.append(f"The {label} is {value:.1f} R@1.")
+        notes.append(f"The {label}, over all captions, is {value:.1f} % R@1.")
     return notes
 
 
-def report_tables(results: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    """The tables that people read, by title; cells are text."""
-    rows, tables = results["rows"], {}
-    for direction, title in TITLES.items():
-        table = []
-        for row in rows:
-            found = row[direction]
-            line = {"module": row["name"]}
-            line |= {name: _cell(found[name]) for name in ("R@1", "R@5", "R@10", "MdR", "MnR")}
-            difference = (row["difference"] or {}).get(direction, {}).get("R@1")
-            line[f"R@1 - {results['baseline']}"] = _difference(difference, results)
-            table.append(line)
-        tables[title.capitalize()] = pd.DataFrame(table)
-    if results["groups"]:
-        tables["R@1 by kind of caption, text to video"] = pd.DataFrame(
-            [_group_line(row, results) for row in rows]
+def markdown(results: Mapping[str, Any]) -> str:
+    """The tables with their protocol and notes, to be pasted."""
+    head = f"# {_markdown_text(results['title'])}\n\n{_markdown_text(protocol_line(results))}\n\n"
+    notes = "".join(f"- {_markdown_text(note)}\n" for note in footnotes(results))
+    return head + markdown_table(results) + (f"\n{notes}" if notes else "")
+
+
+def markdown_table(results: Mapping[str, Any]) -> str:
+    """The tables alone with the note that explains their cells, to be printed."""
+    parts = []
+    for title, table in report_tables(results).items():
+        escaped = table.map(_markdown_cell).rename(columns=_markdown_text)
+        parts.append(f"**{_markdown_text(title)}**")
+        parts.append(escaped.to_markdown(index=False, disable_numparse=True))
+    return "\n\n".join([*parts, table_note(results)]) + "\n"
+
+
+def latex(results: Mapping[str, Any]) -> str:
+    """A table environment per table; only the package booktabs is needed."""
+    parts = []
+    for title, table in report_tables(results).items():
+        cells = table.map(_latex_cell).rename(columns=_latex_text)
+        style = cells.style.hide(axis="index")
+        body = style.to_latex(hrules=True, column_format="l" * cells.shape[1])
+        note = "" if title == "Cost" else f" {table_note(results)}"
+        caption = _latex_text(f"{title}.{note}")
+        parts.append(
+            f"\\begin{{table}}\n\\centering\n{body}\\caption{{{caption}}}\n\\end{{table}}\n"
         )
-    tables["Cost"] = pd.DataFrame(
-        [
-            {
-                "module": row["name"],
-                "parameters": f"{row['parameters']:,}",
-                "of these new": f"{row['new_parameters']:,}",
-                "ms per clip": f"{row['ms_per_clip']:.2f}",
-                "seeds": ", ".join(str(seed) for seed in row["seeds"]),
-            }
-            for row in rows
-        ]
+    return "\n".join(parts)
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """index.html: refers to chart.svg and pictures/ beside it and to nothing else."""
+    environment = Environment(loader=PackageLoader("videoclip", ""), autoescape=True)
+    environment.tests["bold"] = lambda cell: isinstance(cell, Bold)
+    environment.filters["plain"] = _plain
+    values = ", ".join(
+        f"{row['name']} {row['text_to_video']['R@1']['mean']:.1f}" for row in results["rows"]
     )
-    return tables
-
-
-def long_table(results: Mapping[str, Any]) -> pd.DataFrame:
-    """Every number of the tables in a line of its own, for other programs."""
-    lines = []
-    for row in results["rows"]:
-        name = _no_formula(row["name"])
-        for direction in TITLES:
-            for metric, value in row[direction].items():
-                lines.append({"module": name, "what": direction, "metric": metric, **value})
-            for metric, value in (row["difference"] or {}).get(direction, {}).items():
-                what = f"{direction} minus {results['baseline']}"
-                lines.append({"module": name, "what": what, "metric": metric, **value})
-        for group, value in row["by_group"].items():
-            line = {"module": name, "what": f"group {group}", "metric": "R@1"}
-            lines.append(line | value["R@1"])
-            if value["difference"]:
-                line["what"] += f" minus {results['baseline']}"
-                lines.append(line | value["difference"])
-        for order, value in row["frame_order"].items():
-            line = {"module": name, "what": f"frames {order}", "metric": "R@1"}
-            lines.append(line | value["R@1"])
-            for group, inner in value["by_group"].items():
-                lines.append(line | {"what": f"frames {order}, group {group}"} | inner["R@1"])
-        for fact in ("parameters", "new_parameters", "ms_per_clip"):
-            lines.append({"module": name, "what": "cost", "metric": fact, "mean": row[fact]})
-    columns = ["module", "what", "metric", "mean", "sd", "low", "high"]
-    return pd.DataFrame(lines, columns=columns)
+    return environment.get_template("report.html.jinja").render(
+        results=results,
+        protocol=protocol_line(results),
+        tables=report_tables(results),
+        note=table_note(results),
+        footnotes=footnotes(results),
+        description=f"Text-to-video R@1 in percent of every module: {values}",
+    )
 
 
 def chart(results: Mapping[str, Any]) -> Figure:
-    """R@1 of every module with its interval; hollow where the frames were shuffled."""
-    rows, groups = results["rows"], [None, *results["groups"]]
-    figure = Figure(figsize=(8, 1.6 + 0.32 * len(rows) * (len(groups) + 0.6)), layout="tight")
+    """R@1 of every module with its interval, a panel per kind of caption."""
+    rows, panels = results["rows"], [None, *results["groups"]]
+    columns = min(PANELS, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    size = (max(7.5, 2 + 3.2 * columns), 1.2 + lines * (0.7 + 0.4 * len(rows)))
+    figure = Figure(figsize=size, layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06, hspace=0.06)
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    step = 0.8 / len(groups)
-    for place, (group, color) in enumerate(zip(groups, COLORS * len(groups), strict=False)):
-        label = f"{group} captions" if group else "all captions"
-        heights = [i + (place - (len(groups) - 1) / 2) * step for i in range(len(rows))]
-        normal = [r["by_group"][group]["R@1"] if group else r["text_to_video"]["R@1"] for r in rows]
-        _points(axes, normal, heights, color, label, filled=True)
-        shuffled = [r["frame_order"]["shuffled"] for r in rows]
-        shuffled = [s["by_group"][group]["R@1"] if group else s["R@1"] for s in shuffled]
-        heights = [h + step / 3 for h in heights]
-        _points(axes, shuffled, heights, color, f"{label}, frames shuffled", filled=False)
-    if results["ceiling"]:
-        value, label = results["ceiling"]["R@1"], results["ceiling"]["label"]
-        axes.axvline(value, color="gray", linestyle="--", label=f"{label}, all captions")
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("text-to-video R@1 (%), mean over seeds, 95 % interval over test videos")
-    axes.set_title(results["title"], parse_math=False)
-    axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=8)
+    grid = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
+    names = [_short(row["name"]) for row in rows]
+    legend: dict[str, Line2D] = {}
+    for axes, group in zip(grid, panels, strict=False):
+        at = range(len(rows))
+        own = [_of_group(row, group) for row in rows]
+        legend["frames in order"] = _points(axes, own, at, -0.12, BLUE, filled=True)
+        orders = [row["frame_order"].get("shuffled") for row in rows]
+        shuffled = [order and _of_group(order, group) for order in orders]
+        if any(shuffled):
+            legend["frames shuffled"] = _points(axes, shuffled, at, 0.2, ORANGE, filled=False)
+        if results["ceiling"] and group is None:
+            value = results["ceiling"]["R@1"]
+            label = f"{_short(results['ceiling']['label'])}, all captions: {value:.1f} %"
+            legend[label] = axes.axvline(value, color=GRAY, linestyle="--", linewidth=1.2, zorder=1)
+        title = "all captions" if group is None else f"{_short(group)} captions"
+        axes.set_title(title, fontsize=10, parse_math=False)
+        axes.set_yticks(at, names, parse_math=False)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("R@1 (%) with 95 % interval")
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    figure.suptitle(f"{_short(results['title'])}: text to video", parse_math=False)
+    key = figure.legend(
+        list(legend.values()), list(legend), loc="outside lower center", ncols=3, frameon=False,
+        fontsize=9,
+    )  # fmt: skip
+    for text in key.get_texts():
+        text.set_parse_math(False)
     return figure
 
 
 def _points(
-    axes: Any,
-    values: Sequence[Mapping[str, float]],
-    heights: Sequence[float],
+    axes: Axes,
+    values: Sequence[Mapping[str, float] | None],
+    at: Sequence[int],
+    shift: float,
     color: str,
-    label: str,
     *,
     filled: bool,
-) -> None:
-    means = [value["mean"] for value in values]
-    below = [value["mean"] - value["low"] for value in values]
-    above = [value["high"] - value["mean"] for value in values]
-    fill = color if filled else "white"
-    axes.errorbar(
-        means, heights, xerr=[below, above], fmt="o", color=color, markerfacecolor=fill,
-        capsize=3, markersize=6 if filled else 4, linewidth=1.6 if filled else 0.9, label=label,
+) -> Line2D:
+    """Means as points and intervals as bars; what a row does not have is left out."""
+    found = [(value, y + shift) for value, y in zip(values, at, strict=True) if value]
+    # Lines from bound to bound: a mean at 100 may lie outside its interval by a rounding error.
+    bars = [(*bounds, y) for value, y in found if (bounds := _bounds(value))]
+    if bars:
+        low, high, heights = zip(*bars, strict=True)
+        axes.hlines(heights, low, high, color=color, linewidth=2 if filled else 1.1, zorder=2)
+    [line] = axes.plot(
+        [value["mean"] for value, _ in found], [y for _, y in found],
+        linestyle="", marker="o", markersize=6 if filled else 5, color=color,
+        markerfacecolor=color if filled else "white", clip_on=False, zorder=3,
     )  # fmt: skip
-
-
-def _group_line(row: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
-    line = {"module": row["name"]}
-    for group in results["groups"]:
-        found = row["by_group"][group]
-        line[group] = _cell(found["R@1"])
-        line[f"{group} - {results['baseline']}"] = _difference(found["difference"], results)
-        for order, other in row["frame_order"].items():
-            line[f"{group}, {order}"] = _cell(other["by_group"][group]["R@1"])
     return line
 
 
-def _cell(value: Mapping[str, float]) -> str:
+def _of_group(found: Mapping[str, Any], group: str | None) -> Mapping[str, float]:
+    """R@1 of a row, or of a row's frame order, on all captions or on one group."""
+    if group is not None:
+        return found["by_group"][group]["R@1"]
+    return found["text_to_video"]["R@1"] if "text_to_video" in found else found["R@1"]
+
+
+def _order_line(
+    row: Mapping[str, Any], group: str | None, results: Mapping[str, Any], minus: str
+) -> dict[str, str]:
+    line = {"module": _plain(row["name"]), "in order": _with_interval(_of_group(row, group), row)}
+    if group is not None:  # the one of all captions stands in the table of its direction
+        line[minus] = _difference(row["by_group"][group]["difference"], results)
+    for order, found in row["frame_order"].items():
+        line[order] = _with_interval(_of_group(found, group), row)
+    return line
+
+
+def _bounds(value: Mapping[str, float | None]) -> tuple[float, float] | None:
+    """The interval, or None where there is none: NaN before results.json, null in it."""
+    low, high = value.get("low"), value.get("high")
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return None
+    return low, high
+
+
+def _mean(value: Mapping[str, float], row: Mapping[str, Any]) -> str:
     text = f"{value['mean']:.1f}"
-    if value.get("sd"):
-        text += f" ± {value['sd']:.1f}"
-    if "low" in value and not math.isnan(value["low"]):
-        text += f" [{value['low']:.1f}, {value['high']:.1f}]"
-    return text
+    return f"{text} ± {value['sd']:.1f}" if len(row["seeds"]) > 1 else text
+
+
+def _with_interval(value: Mapping[str, float], row: Mapping[str, Any]) -> str:
+    text, bounds = _mean(value, row), _bounds(value)
+    return f"{text} [{bounds[0]:.0f}, {bounds[1]:.0f}]" if bounds else text
 
 
 def _difference(value: Mapping[str, float] | None, results: Mapping[str, Any]) -> str:
-    """The difference, in bold where its interval excludes zero and there are videos enough."""
+    """A difference, bold where its interval excludes zero and there are videos enough."""
     if value is None:
         return ""
-    if math.isnan(value["low"]):
-        return f"{value['mean']:+.1f}"
-    text = f"{value['mean']:+.1f} [{value['low']:+.1f}, {value['high']:+.1f}]"
-    beyond = value["low"] > 0 or value["high"] < 0
-    return f"**{text}**" if beyond and not results["protocol"]["few"] else text
+    text, bounds = f"{value['mean']:+z.1f}", _bounds(value)
+    if bounds is None:
+        return text
+    text += f" [{bounds[0]:+z.1f}, {bounds[1]:+z.1f}]"
+    beyond = bounds[0] > 0 or bounds[1] < 0
+    return Bold(text) if beyond and not results["protocol"].get("few") else text
 
 
-def _html_rows(table: pd.DataFrame) -> dict[str, list]:
-    """A table for the page, where bold is a tag and not two stars."""
-    cells = []
-    for line in table.to_numpy().tolist():
-        cells.append([(str(c).strip("*"), str(c).startswith("**")) for c in line])
-    return {"columns": list(table.columns), "rows": cells}
+def _plain(text: str) -> str:
+    """One line without control characters, which would break tables, comments and SVG."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def _latex(title: str, table: pd.DataFrame) -> str:
-    """A tabular with its title as a comment; only booktabs is needed."""
-    plain = table.map(lambda cell: _tex(str(cell).strip("*")))
-    plain.columns = [_tex(str(column)) for column in table.columns]
-    body = plain.style.hide(axis="index").to_latex(hrules=True, column_format="l" * plain.shape[1])
-    return f"% {title}\n{body}"
+def _short(text: str) -> str:
+    text = _plain(text)
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
-def _tex(text: str) -> str:
+def _markdown_text(text: str) -> str:
+    # Brackets are harmless but before what makes them a link, underscores but at a word's end.
+    return re.sub(r"[\\`*<|]|\](?=[(:\[])|(?<!\w)_|_(?!\w)", r"\\\g<0>", _plain(text))
+
+
+def _markdown_cell(cell: str) -> str:
+    return f"**{cell}**" if isinstance(cell, Bold) else _markdown_text(cell)
+
+
+def _latex_text(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {"±": r"$\pm$"} | {c: f"\\{c}" for c in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in text)
+    special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"}
+    special |= {c: f"\\{c}" for c in "&%$#_{}"}
+    return "".join(special.get(character, character) for character in _plain(text))
+
+
+def _latex_cell(cell: str) -> str:
+    text = re.sub(r"(^|\[| )-(?=\d)", r"\1$-$", _latex_text(cell))
+    if text[:1] in ("[", "*"):  # after a line's end TeX would take it for an argument
+        text = f"{{{text[0]}}}{text[1:]}"
+    return f"\\textbf{{{text}}}" if isinstance(cell, Bold) else text
 
 
 def _strict(value: Any) -> Any:
@@ -248,10 +364,11 @@ def _strict(value: Any) -> Any:
 
 def _no_formula(text: str) -> str:
     """Text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    return f"'{text}" if text[:1] in "=+-@\t\r" else text
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
 
 
 def _write(path: Path, text: str) -> None:
+    """Replaces a file at once; half a character, as in undecodable file names, is spelled out."""
     partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.replace(path)
