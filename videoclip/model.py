@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from videoclip.heads import Head, Mean
 from videoclip.mixers import Mixer, NoMixer
 from videoclip.scorers import Cosine, Scorer
+from videoclip.tokenizer import VOCABULARY, Tokenizer
 from videoclip.towers import CLIP, ResNet, Text, Visual, ViT
-from videoclip.transforms import Pixels, normalize
+from videoclip.transforms import Pixels, image_pixels, normalize
 from videoclip.types import Embedding, Features, Frames
 
 
@@ -88,6 +90,30 @@ class VideoCLIP(nn.Module):
         return self.clip.logit_scale.device
 
     # The public surface: plain tensors in, plain tensors out.
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """A picture -> (3, S, S) uint8 as these weights expect it, S the tower's image size."""
+        return image_pixels(image, self.config.visual.image_size)
+
+    def tokenize(self, texts: str | Sequence[str], words: int | None = None) -> Tensor:
+        """N texts -> token ids (N, L) on the model's device; L is `words`, at most the context.
+
+        Raises ValueError where these weights have another vocabulary than CLIP's.
+        """
+        return self.tokenizer(words)(texts).to(self.device)
+
+    def tokenizer(self, words: int | None = None) -> Tokenizer:
+        """CLIP's tokenizer for captions of up to `words` tokens, at most the context length.
+
+        Raises ValueError where these weights have another vocabulary than CLIP's.
+        """
+        text = self.config.text
+        if text.vocabulary != VOCABULARY:
+            raise ValueError(
+                f"these weights have a vocabulary of {text.vocabulary} tokens, CLIP's tokenizer "
+                f"one of {VOCABULARY}; make the token ids with the tokenizer of these weights"
+            )
+        return Tokenizer(min(words or text.context_length, text.context_length))
 
     def encode_text(self, ids: Tensor) -> Tensor:
         """Token ids (N, L) -> text features (N, D), not normalized."""

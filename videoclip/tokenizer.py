@@ -22,6 +22,8 @@ from videoclip.errors import VideoclipError
 
 MERGES = 49152 - 256 - 2
 """So many merges of the file are CLIP's (Radford et al. 2021, section 2.4)."""
+VOCABULARY = 2 * 256 + MERGES + 2
+"""The bytes, the bytes that end a word, the merges, start and end."""
 START, END = "<start_of_text>", "<end_of_text>"
 PIECES = regex.compile(
     r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",

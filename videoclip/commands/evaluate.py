@@ -13,7 +13,6 @@ from videoclip.data import FrameStore
 from videoclip.evaluate import FrameOrder, evaluate
 from videoclip.manifest import manifest_hash, read_manifest, require_captions, with_splits
 from videoclip.metrics import TIE_RULE, tie_note
-from videoclip.tokenizer import Tokenizer
 from videoclip.weights import load
 
 
@@ -59,8 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         output / "frames", size=model.config.visual.image_size, frames=options.frames
     )
     store.fill(clips, 1, options.split)
-    words = min(options.words, model.config.text.context_length)
-    found = evaluate(model, clips, store, Tokenizer(words), order=options.frame_order)
+    found = evaluate(model, clips, store, model.tokenizer(options.words), order=options.frame_order)
     metrics = found.metrics()
     rank_table({options.frame_order: found}).to_parquet(output / "ranks.parquet")
     record = {
