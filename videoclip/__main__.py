@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from importlib import import_module
 
 VERBS = {
+    "pretrain": "train a CLIP on pictures with captions",
     "compare": "train and evaluate one model per temporal module and seed; table, chart, page",
-    "evaluate": "evaluate a trained model on a manifest",
+    "evaluate": "evaluate a model: retrieval, zero-shot, linear-probe, few-shot",
+    "classify": "say which of some labels fits a picture, without training",
 }
 HELP = "\n".join(
     [

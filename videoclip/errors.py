@@ -9,6 +9,10 @@ class VideoError(VideoclipError):
     """A video that cannot be read, or a part of it that holds no frames."""
 
 
+class ImageError(VideoclipError):
+    """A picture that cannot be read, or a set of pictures that cannot be used."""
+
+
 class WeightsError(VideoclipError):
     """Weights that cannot be had, read or written; the message lists every key that is wrong."""
 

@@ -149,11 +149,14 @@ class VideoCLIP(nn.Module):
 
     def features(self, frames: Frames) -> Features:
         """Frames -> Features: the tower, with a mixer around each block."""
-        pixels, mask = frames
-        if pixels.dtype == torch.uint8:
-            pixels = normalize(pixels, self.pixel_mean, self.pixel_std)
         keep_layers = getattr(self.head, "reads_layers", 0)
-        return self.clip.visual(pixels, mask, self.mixers, keep_layers)
+        return self.clip.visual(self.normalized(frames), frames.mask, self.mixers, keep_layers)
+
+    def normalized(self, frames: Frames) -> Tensor:
+        """The pixels (B, T, 3, H, W) as the tower takes them; float pixels are so already."""
+        if frames.pixels.dtype != torch.uint8:
+            return frames.pixels
+        return normalize(frames.pixels, self.pixel_mean, self.pixel_std)
 
     def embed_video(self, frames: Frames) -> Embedding:
         """Frames -> Embedding: the tower, then the head."""

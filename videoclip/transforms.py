@@ -81,6 +81,25 @@ def random_crop(pixels: Tensor, smallest: float, *, seed: int, epoch: int, sampl
     )
 
 
+def random_resized_crop(
+    image: Image.Image, size: int, smallest: float, *, seed: int, epoch: int, sample: str
+) -> Tensor:
+    """Cuts a random part out of a picture and resizes it -> (3, size, size) uint8, in RGB.
+
+    The part covers `smallest`..1 of the area, with sides of 3:4 to 4:3, and is a pure function of
+    (seed, epoch, sample); open_clip trains so, with 0.9. Nothing is mirrored: captions say left
+    and right.
+    """
+    numbers = generator(seed, epoch, sample, "crop")
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global state
+        torch.manual_seed(int(numbers.integers(2**62)))
+        box = _RandomResizedCrop(1, scale=(smallest, 1.0)).make_params([image])
+    cut = transform.resized_crop(
+        image, **box, size=[size, size], interpolation=InterpolationMode.BICUBIC
+    )
+    return torch.from_numpy(np.array(cut.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
 def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Pixels (..., 3, H, W) uint8 -> float32, per channel (value / 255 - mean) / std."""
     shape = (3, 1, 1)

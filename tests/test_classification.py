@@ -1,0 +1,84 @@
+"""Classification metrics against torchmetrics, and what they must say where items are missing."""
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+)
+
+from videoclip.classification import classification
+
+CLASSES = tuple("abcdefgh")
+
+
+@pytest.fixture
+def scored() -> tuple[np.ndarray, np.ndarray]:
+    numbers = np.random.default_rng(0)
+    labels = numbers.integers(0, 8, 300)
+    scores = numbers.normal(size=(300, 8)).astype(np.float32)
+    scores[np.arange(300), labels] += 1.2
+    return scores, labels
+
+
+def test_metrics_are_those_of_torchmetrics(scored) -> None:
+    scores, labels = scored
+    found = classification(scores, labels, CLASSES)
+    logits, target = torch.tensor(scores), torch.tensor(labels)
+    metrics = found.metrics()
+    for name, options in {
+        "top-1": {"average": "micro"},
+        "top-5": {"average": "micro", "top_k": 5},
+        "mean per class": {"average": "macro"},
+    }.items():
+        wanted = 100 * multiclass_accuracy(logits, target, num_classes=8, **options)
+        assert metrics[name] == pytest.approx(float(wanted), abs=1e-4), name
+    wanted = multiclass_calibration_error(logits.softmax(1), target, num_classes=8, n_bins=15)
+    assert metrics["calibration error"] == pytest.approx(100 * float(wanted), abs=1e-4)
+    confusion = multiclass_confusion_matrix(logits, target, num_classes=8)
+    assert (found.confusion() == confusion.numpy()).all()
+
+
+def test_the_interval_holds_the_figure_and_narrows_with_more_items(scored) -> None:
+    scores, labels = scored
+    few, many = (classification(scores[:n], labels[:n], CLASSES) for n in (60, 300))
+    low, high = few.intervals()["top-1"][1:]
+    assert low < few.metrics()["top-1"] < high
+    assert np.subtract(*many.intervals()["top-1"][:0:-1]) < high - low
+
+
+def test_what_was_not_read_counts_as_wrong(scored) -> None:
+    scores, labels = scored
+    right = classification(scores, labels, CLASSES).hits(1).sum()
+    gone = scores.copy()
+    gone[np.flatnonzero(scores.argmax(1) == labels)[:10]] = np.nan
+    found = classification(gone, labels, CLASSES)
+    assert found.metrics()["top-1"] == pytest.approx(100 * (right - 10) / 300)
+    assert found.counts() == "expected 300 = scored 290 + 10 bad"
+    assert (found.predicted == -1).sum() == 10
+    assert found.confusion().sum() == 290
+
+
+def test_a_tie_of_all_classes_is_chance() -> None:
+    found = classification(np.zeros((40, 8)), np.arange(40) % 8, CLASSES)
+    assert found.metrics()["top-1"] == pytest.approx(100 / 8)
+    assert found.metrics()["top-5"] == pytest.approx(500 / 8)
+
+
+def test_a_class_without_items_does_not_spoil_the_mean() -> None:
+    found = classification(np.eye(8)[[0, 0, 1]], np.array([0, 0, 2]), CLASSES)
+    assert found.metrics()["mean per class"] == 50
+    assert found.per_class().loc[2, "taken for"] == "b"
+
+
+def test_wrong_arguments_are_named(scored) -> None:
+    scores, labels = scored
+    with pytest.raises(ValueError, match="there are 7 classes"):
+        classification(scores, labels, CLASSES[:7])
+    with pytest.raises(ValueError, match="no item has scores"):
+        classification(np.full((2, 8), np.nan), labels[:2], CLASSES)
+    scores[0, (labels[0] + 1) % 8] = np.nan
+    with pytest.raises(ValueError, match="a part of the classes"):
+        classification(scores, labels, CLASSES)

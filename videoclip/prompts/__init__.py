@@ -1,0 +1,71 @@
+"""Class names -> sentences: the published prompt templates, one data file a data set.
+
+Every file names its source. Two sets hold more than the CLIP paper's 27: `imagenet-7`, the few
+templates that do as well as the 80, and `actionclip`, which has templates only.
+"""
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from videoclip.config import nearest
+from videoclip.errors import VideoclipError
+
+FOLDER = Path(__file__).parent
+PLAIN = "a photo of a {}."
+"""What is used where nothing better is known (Radford et al. 2021, section 3.1.4)."""
+
+Name = str | tuple[str, ...]
+"""What prompts call a class: one name, or several that count equally."""
+
+
+class Prompts(NamedTuple):
+    """The prompts of a data set."""
+
+    name: str
+    source: str
+    templates: tuple[str, ...]
+    """Sentences with `{}` where the class name goes."""
+    classes: tuple[Name, ...]
+    """The class names in the order of the labels; empty where the source has none."""
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """The sets that there are."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
+
+
+@functools.cache
+def prompts(name: str) -> Prompts:
+    """The prompts of one of `names()`. Raises VideoclipError with the nearest name."""
+    if name.lower() not in names():
+        raise VideoclipError(f"no prompts are named {name!r}; {nearest(name.lower(), names())}")
+    held = json.loads((FOLDER / f"{name.lower()}.json").read_text(encoding="utf-8"))
+    classes = tuple(c if isinstance(c, str) else tuple(c) for c in held.get("classes", ()))
+    return Prompts(held["name"], held["source"], tuple(held["templates"]), classes)
+
+
+def templates_of(given: Sequence[str]) -> tuple[str, ...]:
+    """Templates as a user gives them: the name of a set, a text file, or the sentences themselves.
+
+    Raises VideoclipError where one has no place for the class name.
+    """
+    found: list[str] = []
+    for item in given:
+        if "{" in item:
+            found.append(item)
+        elif Path(item).is_file():
+            lines = Path(item).read_text(encoding="utf-8").splitlines()
+            found += [line.strip() for line in lines if line.strip()]
+        else:
+            found += prompts(item).templates
+    wrong = [template for template in found if template.count("{}") != 1]
+    if wrong or not found:
+        raise VideoclipError(
+            f"a template needs one {{}} where the class name goes, as in {PLAIN!r}; "
+            f"got {wrong[0] if wrong else 'none'!r}"
+        )
+    return tuple(found)
