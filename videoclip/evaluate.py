@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from videoclip.data import FrameStore, collate
 from videoclip.errors import VideoclipError
@@ -22,7 +21,7 @@ from videoclip.metrics import (
 from videoclip.model import VideoCLIP
 from videoclip.sampling import frame_order
 from videoclip.tokenizer import Tokenizer
-from videoclip.types import Embedding, Frames
+from videoclip.types import Embedding, Frames, joined
 
 FrameOrder = Literal["normal", "reversed", "shuffled"]
 FRAME_ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
@@ -126,24 +125,12 @@ def _embed_clips(
         parts.append(embedding)
         names += [clip.video_id for clip in chosen]
     # The first batch also pays for warming up.
-    return _join(parts), names, median(milliseconds[1:] or milliseconds)
+    return joined(parts), names, median(milliseconds[1:] or milliseconds)
 
 
 def _embed_captions(model: VideoCLIP, captions: Sequence[str], tokenizer: Tokenizer) -> Embedding:
+    """Embeds captions in the order of their lengths: a batch is cut after its longest."""
     ids = tokenizer(list(captions)).to(model.device)
-    return _join([model.embed_text(part) for part in ids.split(256)])
-
-
-def _join(parts: Sequence[Embedding]) -> Embedding:
-    """Joins embeddings whose clips were padded to different lengths."""
-    longest = max(part.tokens.shape[1] for part in parts)
-
-    def padded(x: Tensor) -> Tensor:
-        missing = longest - x.shape[1]
-        return torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], dim=1)
-
-    return Embedding(
-        torch.cat([part.vector for part in parts]),
-        torch.cat([padded(part.tokens) for part in parts]),
-        torch.cat([padded(part.mask) for part in parts]),
-    )
+    order = ids.argmax(1).argsort(stable=True)
+    embedding = joined([model.embed_text(part) for part in ids[order].split(256)])
+    return Embedding(*(part[order.argsort()] for part in embedding))

@@ -5,12 +5,15 @@ import pkgutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 from videoclip.config import SLOTS, ConfigError, kind, members, nearest
 from videoclip.heads import Head
 from videoclip.mixers import Mixer
 from videoclip.model import Model
 from videoclip.scorers import Scorer
+
+Lock = Literal["none", "image", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +39,9 @@ class Optim:
     """How weights are trained: AdamW, warm-up, then a cosine down to zero."""
 
     epochs: int = 5
-    """Passes over the training clips; 0 leaves the weights as they are."""
+    """Passes over the training data; 0 leaves the weights as they are."""
     batch_size: int = 32
-    """Clips per step; each is the others' negative."""
+    """Clips or pictures per step; each is the others' negative."""
     tower_rate: float = 1e-5
     """Learning rate of CLIP's own weights."""
     module_rate: float = 1e-4
@@ -49,6 +52,27 @@ class Optim:
     """Share of the steps in which the learning rate rises."""
     max_norm: float = 1.0
     """The gradient is scaled down to this norm."""
+    loss: Literal["clip", "siglip"] = "clip"
+    """clip: symmetric cross-entropy over the batch. siglip: every pair is a yes or no."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: float32 weights, bfloat16 arithmetic (autocast)."""
+    chunk_size: int | None = None
+    """Samples embedded at once, where a batch is larger than memory: the gradients stay those of
+    the whole batch. None: all at once."""
+    checkpointing: Literal["off", "blocks"] = "off"
+    """blocks: activations of transformer blocks are computed again instead of kept; a third more
+    work for an eighth of the memory."""
+    lock: Lock = "none"
+    """A tower that is not trained, its projection included (LiT); the temperature always is."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for numbers with which nothing can be trained."""
+        for name, smallest in (("epochs", 0), ("batch_size", 1), ("chunk_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ConfigError(f"{name} is {value}; it must be at least {smallest}")
+        if not 0 <= self.warmup <= 1:
+            raise ConfigError(f"warmup is {self.warmup}; it is a share of the steps, 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +87,38 @@ class Experiment:
     """Image-text pre-training of the towers; unused where a checkpoint is given."""
     finetune: Optim = field(default_factory=Optim)
     """Video-text training of one row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageText:
+    """Which pictures with captions, and how they become batches."""
+
+    source: str | None = None
+    """pairs.csv, pairs.parquet or tar shards, as in 'shards-{000..010}.tar'. Without one, the
+    recipe makes its own."""
+    words: int | None = None
+    """Tokens per caption, its start and end included; longer ones are cut. None: the context."""
+    crop: float = 0.9
+    """The smallest share of a picture's area that a random crop keeps; 1 is all."""
+    workers: int = 2
+    """Who reads and decodes pictures ahead of the training; their number changes no result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """All that decides the result of an image-text pre-training, besides a checkpoint."""
+
+    model: Model = field(default_factory=Model)
+    """The towers. The temporal slots are for clips: pictures are clips of one frame."""
+    data: ImageText = field(default_factory=ImageText)
+    """Pictures with captions."""
+    # Radford et al. 2021, tables 18 and 19; they had 32,768 pairs in a batch.
+    optim: Optim = field(
+        default_factory=lambda: Optim(epochs=32, batch_size=256, tower_rate=5e-4, warmup=0.05)
+    )
+    """How weights are trained."""
+    seed: int = 0
+    """Of new weights, order and augmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)

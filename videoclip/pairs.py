@@ -6,6 +6,7 @@ tar shards. Order, caption and crop of a pair depend on (seed, epoch, name) and 
 
 import io
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,7 @@ def pair_batches(
         sampler=chosen,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # so that the loader draws nothing from the global one
     )
     try:
@@ -159,6 +161,12 @@ def pair_batches(
             f"a process that reads pictures has died: {error}; often memory is short, then fewer "
             "--data.workers help"
         ) from error
+
+
+def _ignore_signals(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach readers too; who trains then ends them in order."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Reader(Dataset):

@@ -9,8 +9,10 @@ first, then the patches), W tower width, D embedding, L tokens of a caption or o
 (queries), V videos, H and W beside a 3 also height and width of a picture.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -55,3 +57,18 @@ class Batch(NamedTuple):
     """(B, B) bool: True where text i describes clip j."""
     names: tuple[str, ...]
     """The video ids, so that a bad step can name them."""
+
+
+def joined(parts: Sequence[Embedding]) -> Embedding:
+    """Several embeddings as one; where their numbers of tokens differ the short ones are padded."""
+    longest = max(part.tokens.shape[1] for part in parts)
+
+    def padded(x: Tensor) -> Tensor:
+        missing = longest - x.shape[1]
+        return torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], dim=1)
+
+    return Embedding(
+        torch.cat([part.vector for part in parts]),
+        torch.cat([padded(part.tokens) for part in parts]),
+        torch.cat([padded(part.mask) for part in parts]),
+    )

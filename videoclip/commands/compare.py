@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     # The rows decide which options there are, so their names are read first.
     first = argument_after("--modules", arguments) or ",".join(source.rows)
     rows = {row: row_named(row, source.rows) for row in words(first, "--modules")}
-    kind = _with_fields(Options, {"": source.base, **rows})
+    kind = with_fields(Options, {"": source.base, **rows})
     options = tyro.cli(
         kind,
         args=arguments,
@@ -145,7 +145,7 @@ def _source(name: str) -> Source:
     )
 
 
-def _with_fields(options: type, values: dict[str, Any]) -> type:
+def with_fields(options: type, values: dict[str, Any]) -> type:
     """The options plus a group of options for every value; "" stands for no prefix."""
     fields = [
         (

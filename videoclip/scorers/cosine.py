@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,6 +23,10 @@ class CosineScorer(nn.Module):
     """One matrix product for all pairs."""
 
     def forward(self, text: Embedding, video: Embedding, logit_scale: Tensor) -> Tensor:
-        """Embeddings (Q, D) and (V, D) -> logits (Q, V)."""
-        query, key = F.normalize(text.vector, dim=-1), F.normalize(video.vector, dim=-1)
-        return logit_scale.exp() * query @ key.T
+        """Embeddings (Q, D) and (V, D) -> logits (Q, V), never in autocast's type."""
+        # bfloat16 has 8 bits: logits near 100 would be off by a quarter.
+        with torch.autocast(text.vector.device.type, enabled=False):
+            query, key = (
+                F.normalize(one.vector.to(logit_scale.dtype), dim=-1) for one in (text, video)
+            )
+            return logit_scale.exp() * query @ key.T
