@@ -1,19 +1,25 @@
 """The few layers that towers, heads and scorers share, with OpenAI's parameter names."""
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Activation = Literal["quick_gelu", "gelu"]
+FEW_ROWS = 64
+"""With fewer, preparing a convolution takes longer than it saves."""
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """OpenAI CLIP's activation, x * sigmoid(1.702 x). Not GELU: the difference ruins weights."""
-    return x * torch.sigmoid(1.702 * x)
+    """OpenAI CLIP's activation, x * sigmoid(1.702 x). Not GELU: the difference ruins weights.
+
+    Written with torch's x * sigmoid(x), whose gradient is one operation and keeps one tensor.
+    """
+    return F.silu(1.702 * x) / 1.702
 
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -27,11 +33,59 @@ def attention_heads(width: int) -> int:
     return max(1, width // 64)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear of (..., W); float32 on x86 processors goes through oneDNN instead of MKL.
+
+    torch offers oneDNN for float32 only as a convolution, here of one pixel. On an AMD EPYC (Zen 5)
+    that takes half the time (docs/benchmarks.md).
+    """
+    rows = x.shape[:-1].numel()
+    if (
+        rows < FEW_ROWS
+        or x.dtype != torch.float32
+        or x.device.type != "cpu"
+        or torch.is_autocast_enabled("cpu")
+        or not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available())
+    ):
+        return F.linear(x, weight, bias)
+    pixels, filters = x.reshape(1, rows, 1, -1).movedim(-1, 1), weight[:, :, None, None]
+    found = torch.mkldnn_convolution(pixels, filters, bias, (0, 0), (1, 1), (1, 1), 1)
+    return found.movedim(1, -1).reshape(*x.shape[:-1], -1)
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None = None, *, causal: bool = False
+) -> Tensor:
+    """Attention of (B, heads, L, W / heads) to the keys where `seen`, (B, 1, 1, L), is True.
+
+    Spelled out for bfloat16 on a CPU, where torch's own takes up to twice the time, and six times
+    for the gradients (docs/benchmarks.md).
+    """
+    if query.device.type != "cpu" or query.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=causal)
+    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
+    if causal:
+        seen = torch.ones_like(scores[0, 0], dtype=torch.bool).tril()
+    if seen is not None:
+        scores = scores.masked_fill(~seen, -torch.inf)
+    return scores.softmax(-1) @ value
+
+
+class Linear(nn.Linear):
+    """A linear layer that calls `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., W) -> (..., W')."""
+        return linear(x, self.weight, self.bias)
+
+
 class LayerNorm(nn.LayerNorm):
     """Layer normalization in float32 whatever the input's type, as OpenAI's CLIP does it."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalizes the last axis of (..., W)."""
+        if x.dtype == self.weight.dtype:  # torch then computes in float32 by itself
+            return super().forward(x)
         weight, bias = self.weight.float(), self.bias.float()
         return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
@@ -46,27 +100,59 @@ class Attention(nn.Module):
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        causal: bool = False,
+        queries: Tensor | None = None,
+    ) -> Tensor:
         """Attends within each (L, W) of x (..., L, W), to keys where mask (..., L) is True.
 
-        A row whose keys are all unseen would be a softmax over nothing, so callers keep one.
+        A row whose keys are all unseen would be a softmax over nothing, so callers keep one. Where
+        `queries` (..., Q, W) are given, these attend to x instead of its own rows.
         """
-        lead = x.shape[:-2]
-        projected = F.linear(x.flatten(0, -3), self.in_proj_weight, self.in_proj_bias)
-        query, key, value = rearrange(projected, "b l (p h w) -> p b h l w", p=3, h=self.heads)
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        if queries is None:
+            query, key, value = self._by_head(linear(x, weight, bias))
+        else:
+            sizes = [x.shape[-1], 2 * x.shape[-1]]
+            weights, biases = weight.split(sizes), bias.split(sizes)
+            (query,) = self._by_head(linear(queries, weights[0], biases[0]))
+            key, value = self._by_head(linear(x, weights[1], biases[1]))
         keys_seen = None if mask is None else mask.flatten(0, -2)[:, None, None, :]
-        seen = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=keys_seen, is_causal=causal
-        )
-        return self.out_proj(rearrange(seen, "b h l w -> b l (h w)")).unflatten(0, lead)
+        seen = attention(query, key, value, keys_seen, causal=causal)
+        return self.out_proj(seen.transpose(1, 2).flatten(-2).unflatten(0, x.shape[:-2]))
+
+    def _by_head(self, projected: Tensor) -> tuple[Tensor, ...]:
+        """(..., L, N * W) -> N of (B, heads, L, W / heads), without a copy."""
+        channels = self.out_proj.in_features // self.heads
+        parts = projected.flatten(0, -3).unflatten(-1, (-1, self.heads, channels))
+        return parts.transpose(1, 3).unbind(2)
+
+
+def recomputed(half: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Computes half a block again for its gradients, where its block is told to keep nothing."""
+
+    @functools.wraps(half)
+    def computed(block: "ResidualBlock", *inputs: Tensor | None, **options: object) -> Tensor:
+        if not (block.checkpointing and torch.is_grad_enabled()):
+            return half(block, *inputs, **options)
+        return checkpoint(half, block, *inputs, use_reentrant=False, **options)
+
+    return computed
 
 
 class ResidualBlock(nn.Module):
     """CLIP's pre-normalized transformer block, in two halves that a mixer may call separately."""
+
+    checkpointing = False
+    """Whether gradients are computed from the input again instead of from kept activations."""
 
     def __init__(
         self,
@@ -82,25 +168,48 @@ class ResidualBlock(nn.Module):
         self.ln_1 = LayerNorm(width, eps=eps)
         self.mlp = nn.ModuleDict(
             {
-                "c_fc": nn.Linear(width, mlp_width or 4 * width),
-                "c_proj": nn.Linear(mlp_width or 4 * width, width),
+                "c_fc": Linear(width, mlp_width or 4 * width),
+                "c_proj": Linear(mlp_width or 4 * width, width),
             }
         )
         self.ln_2 = LayerNorm(width, eps=eps)
         self.activation = ACTIVATIONS[activation]
 
-    def attend(self, x: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
-        """What attention adds to x (..., L, W)."""
-        return self.attn(self.ln_1(x), mask, causal=causal)
+    @recomputed
+    def attend(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        causal: bool = False,
+        queries: Tensor | None = None,
+    ) -> Tensor:
+        """What attention adds to x (..., L, W), or to other rows that attend to it."""
+        if queries is not None:
+            queries = self.ln_1(queries)
+        return self.attn(self.ln_1(x), mask, causal=causal, queries=queries)
 
+    @recomputed
     def think(self, x: Tensor) -> Tensor:
         """What the multi-layer perceptron adds to x (..., L, W)."""
         return self.mlp["c_proj"](self.activation(self.mlp["c_fc"](self.ln_2(x))))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
-        """The whole block, (..., L, W) -> (..., L, W)."""
-        x = x + self.attend(x, mask, causal=causal)
-        return x + self.think(x)
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        causal: bool = False,
+        queries: Tensor | None = None,
+    ) -> Tensor:
+        """The whole block, (..., L, W) -> (..., L, W).
+
+        Where only a few rows are read afterwards they may be given as `queries` (..., Q, W): the
+        result is theirs, and a twelfth of ViT-B's work is not done for the others.
+        """
+        rows = x if queries is None else queries
+        rows = rows + self.attend(x, mask, causal=causal, queries=queries)
+        return rows + self.think(rows)
 
 
 class Blocks(nn.Module):
@@ -110,11 +219,28 @@ class Blocks(nn.Module):
         super().__init__()
         self.resblocks = nn.ModuleList(ResidualBlock(width, heads, **block) for _ in range(layers))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Runs every block on (..., L, W)."""
         for block in self.resblocks:
-            x = block(x, mask, causal=causal)
+            x = block(x, mask)
         return x
+
+    def checkpoint(self, on: bool) -> None:
+        """Switches gradient checkpointing on or off in every block."""
+        for block in self.resblocks:
+            block.checkpointing = on
+
+    def read(self, x: Tensor, ends: Tensor) -> Tensor:
+        """Runs every block, causally, on (N, L, W); the result (N, W) is what stands at `ends`.
+
+        The last block is run for that row only, which sees what stands before it and itself.
+        """
+        *blocks, last = self.resblocks
+        for block in blocks:
+            x = block(x, causal=True)
+        seen = torch.arange(x.shape[1], device=x.device) <= ends[:, None]
+        row = x[torch.arange(len(x), device=x.device), ends]
+        return last(x, seen, queries=row[:, None])[:, 0]
 
     def start_from(self, other: "Blocks") -> bool:
         """Copies the first blocks of another stack; False, and nothing changed, if sizes differ.

@@ -20,6 +20,8 @@ class NoMixer(Mixer):
 class Alone(nn.Module):
     """Runs the block on every frame by itself."""
 
+    alone = True
+
     def forward(self, tokens: Tensor, mask: Tensor, block: ResidualBlock) -> Tensor:
         """(B, T, N, W) -> (B, T, N, W)."""
         return block(tokens)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from videoclip.layers import attention_heads
+from videoclip.layers import Linear, attention_heads
 from videoclip.towers.base import Visual
 from videoclip.types import Features
 
@@ -82,10 +82,10 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.heads = attention_heads(width)
         self.positional_embedding = nn.Parameter(width**-0.5 * torch.randn(cells + 1, width))
-        self.k_proj = nn.Linear(width, width)
-        self.q_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.c_proj = nn.Linear(width, embedding)
+        self.k_proj = Linear(width, width)
+        self.q_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.c_proj = Linear(width, embedding)
         for linear in (self.q_proj, self.k_proj, self.v_proj, self.c_proj):
             nn.init.normal_(linear.weight, std=width**-0.5)
 

@@ -76,9 +76,7 @@ class TextTransformer(nn.Module):
         ends = self._ends(ids)
         ids = ids[:, : int(ends.max()) + 1]
         x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
-        x = self.transformer(x, causal=True)
-        x = x[torch.arange(len(x), device=x.device), ends]
-        return self.ln_final(x) @ self.text_projection
+        return self.ln_final(self.transformer.read(x, ends)) @ self.text_projection
 
     def _ends(self, ids: Tensor) -> Tensor:
         """Where the captions (N, L) end, (N,)."""

@@ -93,7 +93,10 @@ class VisionTransformer(nn.Module):
         for index, (block, mixer) in enumerate(
             zip(self.transformer.resblocks, mixers, strict=True)
         ):
-            tokens = mixer(tokens, mask, block)
+            if index == len(self.widths) - 1 and not keep_layers and getattr(mixer, "alone", False):
+                tokens = block(tokens, queries=tokens[:, :, :1])  # the one that is read
+            else:
+                tokens = mixer(tokens, mask, block)
             if index >= len(self.widths) - keep_layers:
                 kept.append(tokens)
         frames = self.ln_post(tokens[:, :, 0]) @ self.proj
