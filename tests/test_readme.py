@@ -3,12 +3,16 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pictures_on_disk import class_folders, small_clip
+from PIL import Image
 
 from data_prep.moving_shapes import generate
 
@@ -42,7 +46,7 @@ def place(tmp_path_factory) -> Path:
 
 def run(command: str, place: Path, *more: str) -> str:
     """Runs a printed command in the reader's folder, with `videoclip` and `scripts/` at hand."""
-    words = command.split()
+    words = shlex.split(command)
     if words[0] in ("videoclip", "scripts/videoclip"):
         words = [sys.executable, "-m", "videoclip", *words[1:], *more]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -54,7 +58,7 @@ def run(command: str, place: Path, *more: str) -> str:
 
 
 def test_the_commands_in_their_order(place: Path) -> None:
-    first, check, own, evaluate = [block.strip() for block in blocks("bash")]
+    first, check, own, evaluate, _ = [block.strip() for block in blocks("bash")]
     data = ["--data", "my_videos.jsonl", "--output", "runs/moving_shapes", "--seeds", "0"]
     assert "| tight" in run(first, place, *data, *SMALL)
     assert (place / "runs/moving_shapes/index.html").exists()
@@ -64,14 +68,75 @@ def test_the_commands_in_their_order(place: Path) -> None:
     assert "| shift+transformer" in run(again, place)
     cell = next((place / "runs/moving_shapes/cells").glob("mean-*")).name
     assert "text to video" in run(evaluate.replace("CELL", cell), place)
-    [program] = blocks("python")
+    program, _ = blocks("python")
     run_python(program.replace("CELL", cell), place)
     assert (place / "my_model/model.safetensors").exists()
 
 
-def run_python(program: str, place: Path) -> None:
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """A folder as the reader of the pages on pictures has it: some pictures, and a small model."""
+    folder = tmp_path_factory.mktemp("pictures")
+    numbers = np.random.default_rng(0)
+    for label in ("cat", "dog", "rose", "bus", "clock", "pizza"):
+        Image.fromarray(numbers.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(
+            folder / f"{label}.jpg"
+        )
+    for split in ("train", "test"):
+        class_folders(folder / "pictures" / split, 6, seed=len(split))
+    rows = "".join(f"{label}.jpg,a photo of a {label}\n" for label in ("cat", "dog", "rose"))
+    (folder / "pairs.csv").write_text("filepath,caption\n" + rows)
+    small_clip().save_pretrained(folder / "small")
+    return folder
+
+
+TINY = ["--epochs", "1", "--model.visual.layers", "1", "--model.text.layers", "1"]
+
+
+def test_pictures_on_the_front_page(pictures: Path) -> None:
+    _, tutorial = blocks("python")
+    printed = run_python(tutorial.replace("ViT-B/32", "small"), pictures)
+    shares = [float(line.split()[1].strip("%")) for line in printed.splitlines()]
+    assert len(shares) == 5
+    assert shares == sorted(shares, reverse=True)
+    classify, evaluate, pretrain = blocks("bash")[-1].replace("ViT-B/32", "small").splitlines()
+    assert "red bus" in run(classify, pictures)
+    assert "calibration error" in run(evaluate, pictures)
+    assert "| zero-shot" in run(pretrain, pictures, *TINY)
+    assert (pictures / "runs/digits/few-shot/few_shot.png").exists()
+
+
+def test_the_page_on_pictures(pictures: Path) -> None:
+    for block in blocks("bash", "docs/pictures.md"):
+        for command in block.splitlines():
+            if command == "videoclip pretrain digits":
+                continue  # the front page has it
+            small = TINY if "pretrain" in command else []
+            if "pretrain" in command:
+                command = f"{command} --model.visual.width 64 --model.text.width 64"
+            assert run(
+                command.replace(" ViT-B/32", " small") if not small else command, pictures, *small
+            )
+    [program] = blocks("python", "docs/pictures.md")
+    assert "tensor([[" in run_python(program.replace("ViT-B/32", "small"), pictures)
+
+
+def test_the_page_on_checkpoints(pictures: Path) -> None:
+    [program] = blocks("python", "docs/checkpoints.md")
+    run_python(program.replace("ViT-B/32", "small"), pictures)
+    assert (pictures / "mine" / "model.safetensors").exists()
+
+
+def run_python(program: str, place: Path) -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", program], cwd=place, env=environment, check=True)
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=place,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
 
 
 def test_help_is_worth_reading_and_quick() -> None:
