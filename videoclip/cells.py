@@ -138,16 +138,6 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def folder_hash(folder: Path) -> str:
-    """A hash of the bytes of a folder's files: another checkpoint, other cells."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
 def run_cell(
     name: str, row: Row, seed: int, material: Material, base: VideoCLIP, base_key: str, folder: Path
 ) -> Cell:

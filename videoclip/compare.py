@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from videoclip.cells import (
     Cell,
-    folder_hash,
     gather,
     pretrained,
     remove_unfinished,
@@ -22,6 +21,7 @@ from videoclip.cells import (
 from videoclip.config import to_json
 from videoclip.errors import VideoclipError
 from videoclip.experiment import Experiment, Row
+from videoclip.features import fingerprint
 from videoclip.pictures import add_pictures
 from videoclip.report import write_report
 from videoclip.results import summarize
@@ -37,7 +37,7 @@ def compare(
     rows: Mapping[str, Row],
     seeds: Sequence[int],
     folder: Path,
-    checkpoint: Path | None,
+    checkpoint: str | None,
     title: str,
     ceiling: dict[str, Any] | None,
     command: str,
@@ -66,7 +66,7 @@ def compare(
     if base is None:
         base, base_key = pretrained(material, folder)
     else:
-        base_key = folder_hash(checkpoint)
+        base_key = fingerprint(base)[:16]  # another checkpoint, other cells
     cells: dict[str, list[Cell]] = {name: [] for name in rows}
     unfinished = []
     for seed in seeds:
@@ -100,7 +100,7 @@ def run_record(
     experiment: Experiment,
     rows: Mapping[str, Row],
     seeds: Sequence[int],
-    checkpoint: Path | None,
+    checkpoint: str | None,
     command: str,
 ) -> dict[str, Any]:
     """All that a run can be repeated from: `videoclip compare run.json --output ELSEWHERE`."""
@@ -108,7 +108,7 @@ def run_record(
         "experiment": to_json(absolute(experiment)),
         "rows": to_json(dict(rows)),
         "seeds": list(seeds),
-        "checkpoint": str(checkpoint.resolve()) if checkpoint else None,
+        "checkpoint": _absolute_name(checkpoint),
         "command": command,
         "environment": environment(),
     }
@@ -119,6 +119,12 @@ def absolute(experiment: Experiment) -> Experiment:
     data = experiment.data
     manifest, images = (path and path.resolve() for path in (data.manifest, data.images))
     return replace(experiment, data=replace(data, manifest=manifest, images=images))
+
+
+def _absolute_name(checkpoint: str | None) -> str | None:
+    """A path that does not depend on the working directory; a name stays as it is."""
+    is_path = checkpoint and Path(checkpoint).exists()
+    return str(Path(checkpoint).resolve()) if is_path else checkpoint
 
 
 def environment() -> dict[str, str]:

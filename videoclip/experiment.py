@@ -133,9 +133,15 @@ class Row:
     """With the text."""
 
     def of(self, base: Experiment) -> Experiment:
-        """The base experiment with this row's modules."""
+        """The base experiment with this row's modules.
+
+        Raises ConfigError where the base's tower has no place for one of them.
+        """
         chosen = {slot: getattr(self, slot) for slot in SLOTS if getattr(self, slot) is not None}
-        return replace(base, model=replace(base.model, **chosen))
+        try:
+            return replace(base, model=replace(base.model, **chosen))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
 
 def row_named(name: str, rows: dict[str, Row]) -> Row:

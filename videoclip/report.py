@@ -142,9 +142,7 @@ def footnotes(results: Mapping[str, Any]) -> list[str]:
     for bad in results["protocol"]["unreadable"]:
         notes.append(f"Unreadable, counted as a miss: {bad['video_id']}: {bad['reason']}")
     for row in results["rows"]:
-        # A row holds a list of remarks on ties, or a single one.
-        found = row["tie_notes"] if "tie_notes" in row else [row["tie_note"]]
-        notes += [f"{row['name']}, {note}" for note in found if note]
+        notes += [f"{row['name']}, {note}" for note in row["tie_notes"]]
     for cell in results["unfinished"]:
         notes.append(f"Not finished: {cell['name']}, seed {cell['seed']}: {cell['reason']}")
     if results["ceiling"]:

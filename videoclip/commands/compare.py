@@ -43,8 +43,9 @@ class Options:
     """Seeds, separated by commas."""
     output: Path | None = None
     """The run folder. Default: runs/RECIPE, or runs/MANIFEST for data of your own."""
-    checkpoint: Path | None = None
-    """A pretrained CLIP to start from, a folder. Default: one is pre-trained on images."""
+    checkpoint: str | None = None
+    """A pretrained CLIP to start from, whatever videoclip.load opens: a folder, a file, ViT-B/32, a
+    name on the Hugging Face hub. Default: one is pre-trained on images."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -121,7 +122,7 @@ class Source(NamedTuple):
     rows: dict[str, Row]
     title: str
     seeds: str = Options.seeds
-    checkpoint: Path | None = None
+    checkpoint: str | None = None
     ceiling: dict[str, Any] | None = None
     recipe: ModuleType | None = None
 
@@ -140,7 +141,7 @@ def _source(name: str) -> Source:
         rows={row: from_json(Row, value, row) for row, value in run["rows"].items()},
         title=run["title"],
         seeds=",".join(map(str, run["seeds"])),
-        checkpoint=run["checkpoint"] and Path(run["checkpoint"]),
+        checkpoint=run["checkpoint"],
         ceiling=run["ceiling"],
     )
 

@@ -24,8 +24,9 @@ class Options:
     misses.
     """
 
-    model: tyro.conf.Positional[Path]
-    """A folder that compare or save_pretrained wrote, such as runs/moving_shapes/cells/...."""
+    model: tyro.conf.Positional[str]
+    """What videoclip.load opens: a folder that compare or save_pretrained wrote, such as
+    runs/moving_shapes/cells/..., a file, ViT-B/32, or a name on the Hugging Face hub."""
     data: Path
     """The manifest, .jsonl or .parquet."""
     split: str = "test"
@@ -37,7 +38,8 @@ class Options:
     frame_order: FrameOrder = "normal"
     """What a model loses when frames are shuffled or reversed is what it knew from their order."""
     output: Path | None = None
-    """A folder for evaluation.json and ranks.parquet. Default: MODEL/evaluation-ORDER."""
+    """A folder for evaluation.json and ranks.parquet. Default: MODEL/evaluation-ORDER where
+    MODEL is a folder, else runs/evaluation-ORDER."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -53,7 +55,8 @@ def main(arguments: Sequence[str]) -> None:
             print(note)
         clips = by_split[options.split]
     require_captions(clips, options.data)
-    output = options.output or options.model / f"evaluation-{options.frame_order}"
+    beside = Path(options.model) if Path(options.model).is_dir() else Path("runs")
+    output = options.output or beside / f"evaluation-{options.frame_order}"
     store = FrameStore(
         output / "frames", size=model.config.visual.image_size, frames=options.frames
     )
