@@ -108,6 +108,8 @@ def test_names_are_unique_over_all_slots() -> None:
         ("head", "mean", False),
         ("head", "lstm", True),
         ("head", "transformer", True),
+        ("head", "convolution", True),
+        ("head", "class_token", True),
         ("scorer", "tight", True),
         ("mixer", "shift", True),
     ],

@@ -52,8 +52,9 @@ class Optim:
     """Share of the steps in which the learning rate rises."""
     max_norm: float = 1.0
     """The gradient is scaled down to this norm."""
-    loss: Literal["clip", "siglip"] = "clip"
-    """clip: symmetric cross-entropy over the batch. siglip: every pair is a yes or no."""
+    loss: Literal["clip", "siglip", "kl"] = "clip"
+    """clip: symmetric cross-entropy over the batch. siglip: every pair is a yes or no. kl:
+    ActionCLIP's, for batches that hold a class several times."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: float32 weights, bfloat16 arithmetic (autocast)."""
     chunk_size: int | None = None

@@ -33,5 +33,20 @@ def siglip(scores: Tensor, matches: Tensor) -> Tensor:
     return -F.logsigmoid(signs * scores).sum() / len(scores)
 
 
-LOSSES: dict[str, Loss] = {"clip": contrastive, "siglip": siglip}
+def divergence(scores: Tensor, matches: Tensor) -> Tensor:
+    """ActionCLIP's loss of logits scores (Q, V) and matches (Q, V) bool, in both directions.
+
+    The Kullback-Leibler divergence from softmax(10 matches) to the scores' softmax, summed over a
+    row and averaged over the rows (Wang et al. 2021, equation 5). Several matches share the target,
+    and what does not match keeps a trace of it, about 4.5e-5 of a match.
+    """
+    target = 10 * matches.to(scores.dtype)
+    by_text, by_video = (
+        F.kl_div(one.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
+        for one, wanted in ((scores, target), (scores.T, target.T))
+    )
+    return (by_text + by_video) / 2
+
+
+LOSSES: dict[str, Loss] = {"clip": contrastive, "siglip": siglip, "kl": divergence}
 """The losses under the names that users give them."""
