@@ -153,8 +153,10 @@ def _pixels(folder: Path) -> Pixels:
 def files(model: Model) -> dict[str, dict[str, Any]] | None:
     """What transformers needs beside the weights, by file name; None where its CLIP is another."""
     visual, text = model.visual, model.text
+    if not isinstance(visual, ViT) or visual.patch_frames > 1:
+        return None
     # An end of text of 2 means the highest id there.
-    if not isinstance(visual, ViT) or model.logit_bias is not None or text.end_of_text == 2:
+    if model.logit_bias is not None or text.end_of_text == 2:
         return None
     last = text.vocabulary - 1
     config = {

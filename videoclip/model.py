@@ -75,7 +75,12 @@ class VideoCLIP(nn.Module):
 
         Raises RuntimeError, listing them, where the towers have different parameters.
         """
-        self.clip.load_state_dict(clip.state_dict())
+        weights = clip.state_dict()
+        inflated = getattr(self.clip.visual, "conv2", None) is not None
+        if inflated and "visual.conv2.weight" not in weights:
+            self.clip.visual.inflate(weights["visual.conv1.weight"])
+            weights["visual.conv2.weight"] = self.clip.visual.conv2.weight
+        self.clip.load_state_dict(weights)
         for module in (*self.mixers, self.head, self.scorer):
             if hasattr(module, "start_from"):
                 module.start_from(clip)

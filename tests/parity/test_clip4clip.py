@@ -31,8 +31,8 @@ NAMES = [
 ]
 
 
-def reference_model(shared: Path, name: str) -> VideoCLIP:
-    weights = torch.load(shared / f"golden/clip4clip/{name}-2d.bin", weights_only=True)
+def reference_model(shared: Path, name: str, patches: str = "2d") -> VideoCLIP:
+    weights = torch.load(shared / f"golden/clip4clip/{name}-{patches}.bin", weights_only=True)
     renamed: dict[str, Tensor] = {}
     for key, value in weights.items():
         for pattern, ours in NAMES:
@@ -41,7 +41,13 @@ def reference_model(shared: Path, name: str) -> VideoCLIP:
     if name == "seqLSTM":  # the reference creates these positions and never reads them
         del renamed["head.positions"]
     config = Model(
-        visual=ViT(width=128, layers=2, patch_size=16, image_size=32),
+        visual=ViT(
+            width=128,
+            layers=2,
+            patch_size=16,
+            image_size=32,
+            patch_frames=3 if patches == "3d" else 1,
+        ),
         text=Text(width=128, layers=2, vocabulary=600),
         embedding=128,
         **SLOTS[name],
@@ -51,11 +57,11 @@ def reference_model(shared: Path, name: str) -> VideoCLIP:
     return model.eval()
 
 
-@pytest.mark.parametrize("name", SLOTS)
+@pytest.mark.parametrize(("name", "patches"), [*((n, "2d") for n in SLOTS), ("meanP", "3d")])
 @torch.no_grad()
-def test_same_numbers_as_the_reference_code(shared: Path, name: str) -> None:
-    model = reference_model(shared, name)
-    golden = load_file(shared / f"golden/clip4clip/{name}-2d.expected.safetensors")
+def test_same_numbers_as_the_reference_code(shared: Path, name: str, patches: str) -> None:
+    model = reference_model(shared, name, patches)
+    golden = load_file(shared / f"golden/clip4clip/{name}-{patches}.expected.safetensors")
     ids, video, mask = golden["ids"].long(), golden["video"], golden["mask"]
     text = model.encode_text(ids)
     frames = model.encode_frames(video, mask)

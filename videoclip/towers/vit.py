@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -22,6 +23,9 @@ class ViT(Visual):
     """Residual blocks."""
     patch_size: int = 32
     """Pixels a side of a patch."""
+    patch_frames: Literal[1, 3] = 1
+    """Frames that a patch covers. 3: with the one before and the one after (CLIP4Clip's
+    `linear_patch 3d`); a 2D model's patches start it, and it then computes the same."""
     activation: Activation = "quick_gelu"
     """OpenAI's weights need quick_gelu; most of open_clip's need gelu."""
     attention_heads: int | None = None
@@ -51,6 +55,14 @@ class VisionTransformer(nn.Module):
         patches = (config.image_size // config.patch_size) ** 2
         self.image_size = config.image_size
         self.conv1 = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size, bias=False)
+        self.conv2: nn.Conv3d | None = None
+        if config.patch_frames == 3:
+            size = config.patch_size
+            self.conv2 = nn.Conv3d(
+                3, width, (3, size, size), stride=(1, size, size), padding=(1, 0, 0), bias=False
+            )
+            self.inflate(self.conv1.weight)
+            self.conv1.requires_grad_(False)  # not read; reference checkpoints hold it too
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(patches + 1, width))
         self.ln_pre = LayerNorm(width)
@@ -64,6 +76,12 @@ class VisionTransformer(nn.Module):
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, embedding))
         self.widths = (width,) * config.layers
+
+    @torch.no_grad()
+    def inflate(self, patches: Tensor) -> None:
+        """Starts 3D patches from 2D ones (W, 3, P, P): the neighbors count nothing at first."""
+        self.conv2.weight.zero_()
+        self.conv2.weight[:, :, 1] = patches
 
     def forward(
         self,
@@ -85,7 +103,12 @@ class VisionTransformer(nn.Module):
                 f"({self.image_size}, {self.image_size}); resize them (videoclip.transforms)"
             )
         clips = len(pixels)
-        patches = rearrange(self.conv1(pixels.flatten(0, 1)), "(b t) w y x -> b t (y x) w", b=clips)
+        if self.conv2 is None:
+            found = self.conv1(pixels.flatten(0, 1))
+            patches = rearrange(found, "(b t) w y x -> b t (y x) w", b=clips)
+        else:  # what is no frame is black in the middle of the scale, as beyond a clip's ends
+            real = pixels * mask[:, :, None, None, None].to(pixels.dtype)
+            patches = rearrange(self.conv2(real.transpose(1, 2)), "b w t y x -> b t (y x) w")
         first = self.class_embedding.to(patches.dtype).expand(*patches.shape[:2], 1, -1)
         tokens = torch.cat([first, patches], dim=2)
         tokens = self.ln_pre(tokens + self.positional_embedding.to(tokens.dtype))
