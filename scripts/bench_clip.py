@@ -372,7 +372,8 @@ def describe(options: Options, device: str) -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    machine = f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    machine = f"{names[0] if names else platform.machine()}, {threads} thread{'s' * (threads > 1)}"
     if device != "cpu":
         machine = torch.cuda.get_device_name(device)
     packages = ("torch", "transformers", "open_clip_torch")

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 import videoclip
 from videoclip.config import from_json, to_json
-from videoclip.losses import contrastive
 from videoclip.mixers import Shift
 from videoclip.model import Model
 from videoclip.named import architecture
@@ -62,7 +61,8 @@ def test_a_clip_is_encoded_frame_by_frame() -> None:
 def test_every_head_and_scorer_works_on_it(tmp_path, head: str, scorer: str) -> None:
     model = build(head=HEADS[head](), scorer=SCORERS[scorer]()).train()
     frames = Frames(clips(3), torch.ones(3, 4, dtype=torch.bool))
-    contrastive(model(frames, captions(3)), torch.eye(3, dtype=torch.bool)).backward()
+    scores = model(frames, captions(3))
+    (scores * torch.randn_like(scores)).sum().backward()  # a softmax would not see a bias of all
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
     assert set(without) <= {"clip.logit_scale"}
     model.eval().save_pretrained(tmp_path)

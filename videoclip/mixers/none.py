@@ -21,6 +21,7 @@ class Alone(nn.Module):
     """Runs the block on every frame by itself."""
 
     alone = True
+    """The tower may run its last block for the class token only."""
 
     def forward(self, tokens: Tensor, mask: Tensor, block: ResidualBlock) -> Tensor:
         """(B, T, N, W) -> (B, T, N, W)."""
