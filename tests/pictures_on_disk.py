@@ -1,4 +1,4 @@
-"""Tiny labelled pictures, and a tiny CLIP with CLIP's own vocabulary."""
+"""Tiny pictures, labelled ones on disk, and a tiny CLIP with CLIP's own vocabulary."""
 
 from pathlib import Path
 
@@ -10,6 +10,16 @@ from videoclip.model import Model, VideoCLIP
 from videoclip.towers import Text, ViT
 
 COLORS = {"blue": (20, 40, 220), "green": (30, 200, 50), "red": (220, 30, 40)}
+
+
+def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Smooth shapes with a little noise, or all noise where the mode is not RGB."""
+    numbers = np.random.default_rng(0)
+    x, y = np.meshgrid(np.linspace(0, 9, width), np.linspace(0, 7, height))
+    waves = np.stack([np.sin(x + y), np.cos(3 * x), np.sin(x * y)], axis=-1)
+    pixels = (127 + 100 * waves + numbers.integers(-20, 20, waves.shape)).clip(0, 255)
+    image = Image.fromarray(pixels.astype(np.uint8))
+    return image if mode == "RGB" else image.convert(mode)
 
 
 def class_folders(folder: Path, count: int = 4, seed: int = 0) -> Path:

@@ -2,8 +2,11 @@
 
 import io
 import pickle
+import subprocess
+import sys
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,13 +55,21 @@ def payloads(mark: Path) -> dict[str, tuple[bytes, str]]:
 NAMES = list(payloads(Path("mark")))
 
 
-def replaced(source: Path, target: Path, entry: str, data: bytes, kind: int = 0) -> Path:
-    """A copy of a zip with one entry changed."""
+def rewritten(source: Path, target: Path, change: Callable[[str], bytes | None], kind=0) -> Path:
+    """A copy of a zip; `change` gives the new content of an entry, or None to leave it."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for item in old.infolist():
-            inside = item.filename.partition("/")[2] == entry
-            new.writestr(item.filename, data if inside else old.read(item), kind if inside else 0)
+            data = change(item.filename.partition("/")[2])
+            if data is None:
+                new.writestr(item.filename, old.read(item))
+            else:
+                new.writestr(item.filename, data, kind)
     return target
+
+
+def replaced(source: Path, target: Path, entry: str, data: bytes, kind: int = 0) -> Path:
+    """A copy of a zip with one entry changed."""
+    return rewritten(source, target, lambda name: data if name == entry else None, kind)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +131,8 @@ def test_the_program_tells_the_activation(tmp_path, archive) -> None:
     write_archive(open_clip_model("vit", "gelu"), tmp_path / "gelu.pt")
     assert program_activation(archive) == "quick_gelu"
     assert program_activation(tmp_path / "gelu.pt") == "gelu"
+    silent = rewritten(archive, tmp_path / "silent.pt", lambda n: b"" if ".py" in n else None)
+    assert program_activation(silent) is None
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -129,6 +142,23 @@ def test_a_malicious_archive_is_refused_by_name(tmp_path, archive, name: str) ->
     path = replaced(archive, tmp_path / "evil.pt", "data.pkl", data)
     with pytest.raises(WeightsError, match=rf"asks for '[\w.]+\.{asked}'.*nothing was executed"):
         read(path)
+    assert not mark.exists()
+
+
+def test_what_an_archive_holds_beside_its_tensors_is_not_executed(tmp_path, archive) -> None:
+    """The program, its constants and its notes on where each line came from."""
+    mark = tmp_path / "executed"
+    data, _ = payloads(mark)["system"]
+    program = f"import os\nos.system('touch {mark}')\n".encode()
+
+    def change(entry: str) -> bytes | None:
+        if entry.endswith(".py"):
+            return program
+        return data if entry.endswith("pkl") and entry != "data.pkl" else None
+
+    path = rewritten(archive, tmp_path / "evil.pt", change)
+    assert read(path).keys() == read(archive).keys()
+    assert program_activation(path) is None
     assert not mark.exists()
 
 
@@ -172,14 +202,23 @@ def test_a_pickle_cannot_change_the_reader(tmp_path, archive) -> None:
     assert "visual.proj" in read(archive)
 
 
-def test_small_files_cannot_ask_for_much_memory(tmp_path, archive) -> None:
-    squeezed = replaced(archive, tmp_path / "a.pt", "data/0", bytes(10**6), zipfile.ZIP_DEFLATED)
+def test_small_files_cannot_ask_for_much_memory(tmp_path, archive, monkeypatch) -> None:
+    other = replaced(archive, tmp_path / "a.pt", "data/0", bytes(10**6))
     with pytest.raises(WeightsError, match=r"data/0 has 1000000 bytes, expected"):
-        read(squeezed)
+        read(other)
+    torch.save({"weight": torch.ones(2)}, tmp_path / "good.pt")
+    monkeypatch.setattr(archives, "SLACK", 10**6)
+    program = next(n for n in zipfile.ZipFile(archive).namelist() if n.endswith(".py"))
+    entries = ["data.pkl", "data/0", program.partition("/")[2]]
+    for source, entry in [*((archive, e) for e in entries), (tmp_path / "good.pt", "data/0")]:
+        data = bytes(4 * 10**6)
+        bomb = replaced(source, tmp_path / "bomb.pt", entry, data, zipfile.ZIP_DEFLATED)
+        with pytest.raises(WeightsError, match=r"refused: its [\d,]+ bytes unpack to [\d,]+"):
+            read(bomb)
+    assert bomb.stat().st_size < 10**5
     original = zipfile.ZipFile(archive).read("vit/data/0")
     squeezed = replaced(archive, tmp_path / "b.pt", "data/0", original, zipfile.ZIP_DEFLATED)
-    with pytest.raises(WeightsError, match="damaged"):
-        read(squeezed)
+    assert "visual.proj" in read(squeezed)
     huge = (
         b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n"
         b"((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
@@ -190,13 +229,43 @@ def test_small_files_cannot_ask_for_much_memory(tmp_path, archive) -> None:
         read(replaced(archive, tmp_path / "c.pt", "data.pkl", huge))
 
 
-@pytest.mark.parametrize("content", [b"", b"no", b"\x80\x02.", b"PK\x03\x04", bytes(5000)])
+def test_a_pickle_that_claims_many_objects_gets_no_room_for_them(tmp_path, archive) -> None:
+    """The reader in C asks for 32 GiB here; in a process of its own, which may have 8."""
+    claims = b"\x80\x02Nr" + (2**31 - 1).to_bytes(4, "little") + b"."
+    path = replaced(archive, tmp_path / "many.pt", "data.pkl", claims)
+    program = (
+        "import resource, sys, pathlib\n"
+        "from videoclip.archives import read\n"
+        "from videoclip.errors import WeightsError\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))\n"
+        "try:\n    read(pathlib.Path(sys.argv[1]))\n"
+        "except WeightsError as error:\n    print(error)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program, path], capture_output=True, text=True, check=True
+    )
+    assert "it holds no module" in answer.stdout
+
+
+def test_a_tree_of_modules_without_end_is_refused(tmp_path, archive) -> None:
+    itself = b"\x80\x02c__torch__\nA\nq\x00)\x81q\x01}q\x02X\x01\x00\x00\x00bh\x01sb."
+    path = replaced(archive, tmp_path / "loop.pt", "data.pkl", itself)
+    with pytest.raises(WeightsError, match="holds more than 10000 modules"):
+        read(path)
+
+
+TEXT = b"hello world\n" * 9
+
+
+@pytest.mark.parametrize("content", [b"", b"no", b"\x80\x02.", b"PK\x03\x04", bytes(5000), TEXT])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_damaged_files_are_named(tmp_path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=f"{path.name} is damaged"):
+    with pytest.raises(WeightsError, match=f"{path.name} is damaged") as error:
         read(path)
+    assert ("(it is empty)" in str(error.value)) == (not content)
+    assert "KeyError" not in str(error.value)
 
 
 def test_truncated_archives_are_named(tmp_path, archive) -> None:

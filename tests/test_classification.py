@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_calibration_error,
@@ -49,6 +50,24 @@ def test_the_interval_holds_the_figure_and_narrows_with_more_items(scored) -> No
     assert np.subtract(*many.intervals()["top-1"][:0:-1]) < high - low
 
 
+def test_the_interval_of_the_mean_per_class_is_scipys(scored) -> None:
+    scores, labels = scored
+    kept = labels < 4
+    few = (labels < 2) & (np.arange(300) % 3 == 0)  # classes of unequal size
+    kept &= few | (labels >= 2)
+    found = classification(scores[kept], labels[kept], CLASSES)
+    hits = [100 * found.hits(1)[found.labels == label] for label in range(4)]
+    wanted = stats.bootstrap(
+        hits, lambda *parts, axis: np.mean([part.mean(axis) for part in parts], axis=0),
+        method="percentile", rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    mean, low, high = found.intervals()["mean per class"]
+    assert mean == pytest.approx(found.metrics()["mean per class"])
+    assert (low, high) == pytest.approx(tuple(wanted), abs=1)
+    alone = classification(scores[:1], labels[:1], CLASSES).intervals()
+    assert all(np.isnan(interval.low) for interval in alone.values())
+
+
 def test_what_was_not_read_counts_as_wrong(scored) -> None:
     scores, labels = scored
     right = classification(scores, labels, CLASSES).hits(1).sum()
@@ -65,6 +84,9 @@ def test_a_tie_of_all_classes_is_chance() -> None:
     found = classification(np.zeros((40, 8)), np.arange(40) % 8, CLASSES)
     assert found.metrics()["top-1"] == pytest.approx(100 / 8)
     assert found.metrics()["top-5"] == pytest.approx(500 / 8)
+    # The first class must not look calibrated better than the last.
+    first, last = (classification(np.zeros((9, 8)), np.full(9, k), CLASSES) for k in (0, 7))
+    assert first.calibration_error() == last.calibration_error() == pytest.approx(0)
 
 
 def test_a_class_without_items_does_not_spoil_the_mean() -> None:

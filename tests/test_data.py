@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from videoclip.data import FrameStore, batches, collate
+from videoclip.decode import open_video
 from videoclip.errors import VideoclipError
 from videoclip.manifest import Clip
 from videoclip.randomness import generator
+from videoclip.sampling import uniform_indices
 from videoclip.tokenizer import Tokenizer
 from videoclip.transforms import random_crop, resize_and_crop
 
@@ -94,9 +96,6 @@ def test_clips_are_decoded_once_and_again_when_the_file_changes(tmp_path) -> Non
 
 
 def test_the_uniform_take_holds_exactly_the_sampled_frames(videos, tmp_path) -> None:
-    from videoclip.decode import open_video
-    from videoclip.sampling import uniform_indices
-
     store = FrameStore(tmp_path, size=32, frames=8)
     store.fill(videos, 3, "clips")
     with open_video(videos[2].path) as video:
@@ -104,6 +103,19 @@ def test_the_uniform_take_holds_exactly_the_sampled_frames(videos, tmp_path) -> 
     assert torch.equal(store.read(videos[2], 3), expected)
     takes = [store.read(videos[2], 3, take) for take in range(3)]
     assert not torch.equal(takes[1], takes[2])
+
+
+def test_frames_that_are_squashed_are_other_files(videos, tmp_path) -> None:
+    read = {}
+    for fit in ("crop", "squash"):
+        store = FrameStore(tmp_path, size=32, frames=8, fit=fit)
+        store.fill(videos[2:3], 1, "clips")
+        read[fit] = store.read(videos[2], 1)
+    with open_video(videos[2].path) as video:
+        frames = video.read(uniform_indices(30, 8))
+    assert frames.shape[1] != frames.shape[2]
+    assert torch.equal(read["squash"], resize_and_crop(frames, 32, "squash"))
+    assert torch.equal(read["crop"], resize_and_crop(frames, 32))
 
 
 def test_a_segment_without_frames_is_listed(videos, tmp_path) -> None:

@@ -48,6 +48,7 @@ class Server:
                 if data is None:
                     self.send_response(404)
                     self.send_header("X-Error-Code", "EntryNotFound")
+                    self.send_header("X-Repo-Commit", COMMIT)
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
@@ -201,9 +202,10 @@ def test_offline_a_named_model_says_where_to_put_it(published, monkeypatch) -> N
         videoclip.load("ViT-B/32")
 
 
-@pytest.mark.parametrize("name", ["ViT-B/23", "RN50/x4"])
+@pytest.mark.parametrize("name", ["ViT-B/23", "RN50/x4", "ViT-B-32", "vit-l/14", "RN50x3"])
 def test_a_name_that_openai_does_not_have(name: str) -> None:
-    with pytest.raises(WeightsError, match=rf"OpenAI has no model {name}; did you mean"):
+    message = rf"no file or folder {name}, and OpenAI has no such model; did you mean '"
+    with pytest.raises(WeightsError, match=message):
         videoclip.load(name)
 
 
@@ -271,6 +273,43 @@ def test_open_clips_file_is_taken_where_the_other_is_of_another_project(hub, tmp
     found = videoclip.load("timm/clip").encode_text(ids)
     torch.testing.assert_close(found, theirs.encode_text(ids), atol=1e-5, rtol=0)
     assert not any(p.endswith("/model.safetensors") for _, p, _ in hub.asked)
+
+
+def test_what_only_the_weights_are_kept_of_is_completed(hub, tmp_path, monkeypatch, capsys) -> None:
+    """As transformers leaves its cache; the constants may not be OpenAI's."""
+    import transformers
+
+    transformers.CLIPModel(transformers_config()).eval().save_pretrained(tmp_path / "model")
+    transformers.CLIPImageProcessor(image_mean=[0.5] * 3).save_pretrained(tmp_path / "model")
+    publish(hub, "owner/clip", tmp_path / "model")
+    for file in ("config.json", "model.safetensors"):
+        huggingface_hub.hf_hub_download("owner/clip", file)
+    with monkeypatch.context() as patch:
+        nowhere = "http://127.0.0.1:9/{repo_id}/{revision}/{filename}"
+        patch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", nowhere)
+        assert videoclip.load("owner/clip").config.pixels.mean != (0.5, 0.5, 0.5)
+    assert "as if preprocessor_config.json" in capsys.readouterr().err
+    assert videoclip.load("owner/clip").config.pixels.mean == (0.5, 0.5, 0.5)
+    hub.files.clear()
+    hub.asked.clear()
+    assert videoclip.load("owner/clip").config.pixels.mean == (0.5, 0.5, 0.5)
+    assert not hub.asked
+
+
+def test_parts_that_an_interrupted_download_left_out_are_fetched(hub, tmp_path) -> None:
+    import transformers
+
+    folder = tmp_path / "model"
+    transformers.CLIPModel(transformers_config()).save_pretrained(folder, max_shard_size="400KB")
+    publish(hub, "owner/clip", folder)
+    last = f"/owner/clip/resolve/main/{sorted(p.name for p in folder.glob('*.safetensors'))[-1]}"
+    content = hub.files.pop(last)
+    with pytest.raises(WeightsError, match="which is not there; get all parts"):
+        videoclip.load("owner/clip")
+    for path in (tmp_path / "hub").rglob(".no_exist/*/model-*"):
+        path.unlink()
+    hub.files[last] = content
+    assert videoclip.load("owner/clip").config.visual.layers == 3
 
 
 def test_a_repository_without_weights_and_a_missing_network_say_what_to_do(hub, tmp_path) -> None:

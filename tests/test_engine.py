@@ -13,8 +13,9 @@ from videoclip.config import ConfigError
 from videoclip.engine import Engine, locked_modules, parameter_groups
 from videoclip.errors import VideoclipError
 from videoclip.experiment import Optim
+from videoclip.losses import LOSSES, contrastive
 from videoclip.towers import ResNet
-from videoclip.types import Batch, Frames
+from videoclip.types import Batch, Embedding, Frames
 
 OPTIM = Optim(tower_rate=1e-3, module_rate=1e-3, warmup=0.0)
 
@@ -86,6 +87,35 @@ def test_bfloat16_keeps_float32_weights() -> None:
         assert low.state_dict()[name].dtype == torch.float32
         changed |= not torch.equal(low.state_dict()[name], value)
     assert changed
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize("scorer", ["cosine", "tight"])
+def test_under_bfloat16_the_loss_is_taken_in_float32(
+    scorer: str, chunk_size: int | None, monkeypatch
+) -> None:
+    seen = []
+
+    def spy(scores: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
+        seen.append((scores.dtype, torch.is_autocast_enabled("cpu")))
+        return contrastive(scores, matches)
+
+    monkeypatch.setitem(LOSSES, "clip", spy)
+    trained(build(scorer=scorer), replace(OPTIM, precision="bf16", chunk_size=chunk_size), steps=1)
+    assert seen == [(torch.float32, False)]
+
+
+def test_logits_are_not_rounded_to_bfloat16() -> None:
+    """Near 100 its steps are 0.5, which would tie what differs."""
+    model = build()
+    model.clip.logit_scale.data.fill_(math.log(100.0))
+    vector = torch.randn(4, 32)
+    one = Embedding(vector, vector[:, None], torch.ones(4, 1, dtype=torch.bool))
+    expected = model.score(one, one)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.score(one, one)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
 
 
 def test_the_step_says_what_it_did() -> None:

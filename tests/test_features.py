@@ -5,7 +5,7 @@ import pytest
 import torch
 from pictures_on_disk import class_folders, small_clip
 
-from videoclip.errors import ImageError
+from videoclip.errors import ImageError, VideoclipError
 from videoclip.features import extract, fingerprint
 from videoclip.images import image_set
 
@@ -23,8 +23,9 @@ def test_features_are_the_towers_and_batches_change_nothing(tmp_path) -> None:
 
 def test_before_the_projection_it_is_the_class_token(tmp_path) -> None:
     model, images = small_clip(), image_set(class_folders(tmp_path / "c"))
-    found = extract(model, images, store=None, before_projection=True, progress=False)
-    joint = extract(model, images, store=None, progress=False)
+    store = tmp_path / "store"  # one store keeps both kinds apart
+    found = extract(model, images, store=store, before_projection=True, progress=False)
+    joint = extract(model, images, store=store, progress=False)
     assert found.features.shape == (12, 64)
     projected = found.features @ model.clip.visual.proj.detach().numpy()
     assert np.abs(projected - joint.features).max() < 1e-5
@@ -46,6 +47,12 @@ def test_what_is_kept_is_used_until_weights_or_pictures_change(tmp_path, monkeyp
     assert len(list(store.iterdir())) == 2
     (folder / "red" / "3.png").unlink()
     assert len(extract(model, image_set(folder), store=store, progress=False).labels) == 11
+
+
+def test_a_batch_holds_a_picture(tmp_path) -> None:
+    images = image_set(class_folders(tmp_path / "c", 1))
+    with pytest.raises(VideoclipError, match=r"batch size is 0"):
+        extract(small_clip(), images, store=None, batch_size=0, progress=False)
 
 
 def test_unreadable_pictures_are_listed_and_the_rest_goes_on(tmp_path) -> None:

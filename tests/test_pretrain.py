@@ -356,6 +356,13 @@ def test_errors_are_one_clear_message(arguments: list[str], message: str, capsys
     assert message in capsys.readouterr().err
 
 
+def test_compare_refuses_a_recipe_of_pictures(capsys) -> None:
+    from videoclip.__main__ import main
+
+    assert main(["compare", "digits"]) == 1
+    assert "digits is a recipe of pictures: videoclip pretrain digits" in capsys.readouterr().err
+
+
 def test_run_json_repeats_a_run(pictures: Path, tmp_path: Path) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
     command(

@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -48,12 +50,25 @@ def test_the_sets_are_those_of_the_published_files(shared) -> None:
     assert list(prompts("ImageNet").classes) == imagenet["imagenet_classes"]
 
 
+def test_an_installed_package_has_the_files() -> None:
+    root = Path(__file__).resolve().parents[1]
+    declared = tomllib.loads((root / "pyproject.toml").read_text())
+    patterns = declared["tool"]["setuptools"]["package-data"]["videoclip"]
+    packed = {path for pattern in patterns for path in (root / "videoclip").glob(pattern)}
+    assert {path.stem for path in packed if path.parent.name == "prompts"} == set(names())
+
+
 def test_templates_as_users_give_them(tmp_path) -> None:
     file = tmp_path / "mine.txt"
-    file.write_text("a {}.\n\nthe {}.\n")
+    file.write_text("\ufeffa {}.\n\nthe {}.\n", encoding="utf-8")  # with the mark of some editors
     assert templates_of([str(file), "one {}"]) == ("a {}.", "the {}.", "one {}")
     assert templates_of(["stl10"]) == ("a photo of a {}.", "a photo of the {}.")
-    with pytest.raises(VideoclipError, match=r"no prompts are named 'cifar11'.*cifar10"):
+    with pytest.raises(VideoclipError, match=r"'cifar11' is neither a file nor.*'cifar10'"):
         templates_of(["cifar11"])
+    with pytest.raises(VideoclipError, match=r"one \{} where.*got 'a photo of a dog'"):
+        templates_of(["a photo of a dog"])
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(VideoclipError, match=r"templates cannot be read: .*binary.txt.*UTF-8"):
+        templates_of([str(tmp_path / "binary.txt")])
     with pytest.raises(VideoclipError, match=r"needs one \{} where the class name goes"):
         templates_of(["a {} and a {}"])

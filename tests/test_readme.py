@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pictures_on_disk import class_folders, small_clip
 from PIL import Image
 
 from data_prep.moving_shapes import generate
+from videoclip.named import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -122,9 +124,33 @@ def test_the_page_on_pictures(pictures: Path) -> None:
 
 
 def test_the_page_on_checkpoints(pictures: Path) -> None:
+    from foreign import open_clip_model, transformers_config, write_archive
+    from transformers import CLIPModel
+
+    write_archive(open_clip_model(), pictures / "ViT-B-32.pt")
+    CLIPModel(transformers_config()).save_pretrained(pictures / "clip_folder")
+    weights = open_clip_model("vit", "gelu").state_dict()
+    torch.save({"epoch": 32, "state_dict": weights}, pictures / "epoch_32.pt")
     [program] = blocks("python", "docs/checkpoints.md")
-    run_python(program.replace("ViT-B/32", "small"), pictures)
+    for elsewhere in ("ViT-B/32", "openai/clip-vit-base-patch32"):
+        program = program.replace(elsewhere, "small")
+    run_python(program, pictures)
     assert (pictures / "mine" / "model.safetensors").exists()
+
+
+def test_the_table_of_openais_models() -> None:
+    rows = re.findall(
+        r"^\| (\S+) \| ([\d,]+) \| (\d+) \| (\d+) \|$",
+        (ROOT / "docs/checkpoints.md").read_text(),
+        re.MULTILINE,
+    )
+    expected = []
+    for name, model in ARCHITECTURES.items():
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in model.build().clip.parameters())
+        size = model.visual.image_size
+        expected.append((name, f"{parameters:,}", str(size), str(model.embedding)))
+    assert rows == expected
 
 
 def run_python(program: str, place: Path) -> str:

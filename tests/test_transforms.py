@@ -6,24 +6,15 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from pictures_on_disk import picture
 from PIL import Image
 from torch import Tensor
 from torchvision import transforms as torchvision_v1
 
-from videoclip.transforms import Pixels, image_pixels, normalize, resize_and_crop
+from videoclip.transforms import Fit, Pixels, image_pixels, normalize, resize_and_crop
 
 SIZES = [(640, 360), (360, 640), (224, 224), (31, 31), (900, 100), (225, 224), (333, 500)]
 """Width and height."""
-
-
-def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """Smooth shapes with a little noise, or all noise where the mode is not RGB."""
-    numbers = np.random.default_rng(0)
-    x, y = np.meshgrid(np.linspace(0, 9, width), np.linspace(0, 7, height))
-    waves = np.stack([np.sin(x + y), np.cos(3 * x), np.sin(x * y)], axis=-1)
-    pixels = (127 + 100 * waves + numbers.integers(-20, 20, waves.shape)).clip(0, 255)
-    image = Image.fromarray(pixels.astype(np.uint8))
-    return image if mode == "RGB" else image.convert(mode)
 
 
 def by_pil(image: Image.Image, size: int) -> Image.Image:
@@ -86,15 +77,39 @@ def test_normalized_pixels_equal_torchvision_and_open_clip_to_the_bit(shape) -> 
 
 
 @pytest.mark.parametrize("shape", SIZES)
-def test_the_tensor_mode_is_near(shape: tuple[int, int]) -> None:
-    """Nearly all values are equal; without antialiasing whole edges would differ."""
+def test_squashed_pictures_equal_pil_and_open_clip_to_the_bit(shape: tuple[int, int]) -> None:
     image = picture(*shape)
-    exact = image_pixels(image, 112).int()
-    fast = image_pixels(image, 112, resize="tensor").int()
+    found = image_pixels(image, 64, fit="squash")
+    squashed = image.resize((64, 64), Image.Resampling.BICUBIC)
+    assert np.array_equal(found.permute(1, 2, 0), np.asarray(squashed))
+    theirs = open_clip.image_transform(
+        64, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), resize_mode="squash"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(found / 255, theirs(image))
+
+
+@pytest.mark.parametrize("std", [(0, 1, 1), (1, -1, 1), (1, 1, float("nan"))])
+def test_pixels_are_not_divided_by_nothing(std) -> None:
+    with pytest.raises(ValueError, match="it must be over 0"):
+        Pixels(std=std)
+
+
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_the_tensor_mode_is_near(shape: tuple[int, int], fit: Fit) -> None:
+    """Nearly all values are equal; without antialiasing whole edges would differ.
+
+    Pillow squashes pictures that are taller than wide in the other order, and rounds in between.
+    """
+    image = picture(*shape)
+    exact = image_pixels(image, 112, fit=fit).int()
+    fast = image_pixels(image, 112, fit=fit, resize="tensor").int()
     difference = (exact - fast).abs()
     assert difference.max() <= 2
-    assert difference.float().mean() < 0.01
-    frames = resize_and_crop(np.array(image)[None], 112)
+    assert difference.float().mean() < (0.2 if fit == "squash" else 0.01)
+    frames = resize_and_crop(np.array(image)[None], 112, fit)
     assert torch.equal(frames[0].int(), fast)
 
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 from foreign import open_clip_model
 from models import COMBINATIONS, build, captions, clips
+from pictures_on_disk import small_clip
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import videoclip
 from videoclip import weights as module
@@ -25,7 +27,7 @@ from videoclip.weights import CONFIG, SLOTS, WEIGHTS, load_exactly
 
 @pytest.mark.parametrize("source", ["nowhere", "no/where/at/all", Path("owner/name")])
 def test_what_is_nothing_is_refused(source) -> None:
-    with pytest.raises(WeightsError, match=r"is no file, is not a folder.*ViT-L/14@336px"):
+    with pytest.raises(WeightsError, match=r"there is no file or folder .*ViT-L/14@336px"):
         videoclip.load(source)
 
 
@@ -33,6 +35,11 @@ def test_a_folder_without_a_model_is_refused(tmp_path) -> None:
     message = r"holds no complete model: neither videoclip\.json.*give its path"
     with pytest.raises(WeightsError, match=message):
         videoclip.load(tmp_path)
+
+
+def test_the_path_of_a_file_is_never_asked_for_on_the_hub() -> None:
+    with pytest.raises(WeightsError, match=r"there is no file or folder weights/model\.pt"):
+        videoclip.load("weights/model.pt")
 
 
 def test_offline_a_hub_name_says_where_to_put_the_files() -> None:
@@ -65,6 +72,29 @@ def test_sizes_that_cannot_be_built_are_named(tmp_path) -> None:
         videoclip.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("part", "field", "value", "message"),
+    [
+        ("visual", "image_size", 20, "patches of 8 pixels do not tile a frame of 20"),
+        ("visual", "patch_size", 0, "ZeroDivisionError"),
+        ("visual", "attention_heads", 0, "visual.attention_heads is 0"),
+        ("text", "layers", -1, "text.layers is -1"),
+        ("text", "width", "a", "model.text.width is 'a'"),
+        ("pixels", "std", [0, 1, 1], r"standard deviation is \(0.0, 1.0, 1.0\); it must be over 0"),
+        ("mixer", "kind", "shfit", "did you mean 'shift'"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_names_file_and_field(
+    tmp_path, part: str, field: str, value, message: str
+) -> None:
+    build().save_pretrained(tmp_path)
+    written = json.loads((tmp_path / CONFIG).read_text())
+    written["model"][part][field] = value
+    (tmp_path / CONFIG).write_text(json.dumps(written))
+    with pytest.raises(WeightsError, match=rf"{tmp_path}.* cannot be .*{message}"):
+        videoclip.load(tmp_path)
+
+
 def test_a_folder_with_the_name_of_a_model_is_the_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = build()
@@ -77,7 +107,7 @@ def test_the_whole_configuration_comes_back(tmp_path) -> None:
         visual=ViT(width=64, layers=1, image_size=32, activation="gelu", attention_heads=2),
         text=Text(width=64, layers=1, context_length=9, vocabulary=50, activation="gelu"),
         embedding=16,
-        pixels=Pixels(mean=(0.5, 0.25, 0.125), std=(0.5, 0.5, 0.5)),
+        pixels=Pixels(mean=(0.5, 0.25, 0.125), std=(0.5, 0.5, 0.5), fit="squash"),
     )
     config.build().save_pretrained(tmp_path)
     again = videoclip.load(tmp_path)
@@ -173,11 +203,16 @@ def test_the_model_card_says_what_it_is_and_stays_the_users(tmp_path) -> None:
     parameters = sum(p.numel() for p in build(head="lstm").parameters())
     for expected in ("| head | lstm |", "quick_gelu", "0.48145466", f"| {parameters:,} |"):
         assert expected in card
-    build().save_pretrained(tmp_path)
-    assert "| head | mean |" in (tmp_path / "README.md").read_text()
-    (tmp_path / "README.md").write_text("my own")
-    build().save_pretrained(tmp_path)
-    assert (tmp_path / "README.md").read_text() == "my own"
+    small_clip().save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "| head | mean |" in card
+    found: dict = {}
+    exec(card.split("```python")[1].split("```")[0].replace("this/folder", str(tmp_path)), found)
+    assert found["scores"].shape == (1, 1)
+    for mine in (b"my own", b"\xff\xfe"):
+        (tmp_path / "README.md").write_bytes(mine)
+        build().save_pretrained(tmp_path)
+        assert (tmp_path / "README.md").read_bytes() == mine
 
 
 def test_every_wrong_key_is_listed_with_the_nearest(tmp_path) -> None:
@@ -240,6 +275,30 @@ def test_a_module_in_memory_keeps_its_own_tensors() -> None:
     with torch.no_grad():
         model.clip.logit_scale.fill_(5.0)
     assert source["logit_scale"] != 5.0
+
+
+@pytest.mark.parametrize("kind", ["sparse", "meta", "repeated"])
+def test_tensors_whose_numbers_are_not_in_the_file_are_refused(tmp_path, kind: str) -> None:
+    weights = open_clip_model().state_dict()
+    weights["visual.proj"] = {
+        "sparse": weights["visual.proj"].to_sparse(),
+        "meta": weights["visual.proj"].to("meta"),
+        "repeated": torch.zeros(1, dtype=torch.float16).expand(2**20, 2**20),
+    }[kind]
+    torch.save(weights, tmp_path / "weights.pt")
+    with pytest.raises(WeightsError, match=r"no plain tensor: visual\.proj is a tensor of another"):
+        videoclip.load(tmp_path / "weights.pt", activation="gelu")
+
+
+def test_tensors_that_share_memory_or_are_frozen_are_trained_apart(tmp_path) -> None:
+    weights = {key: nn.Parameter(value) for key, value in open_clip_model().named_parameters()}
+    weights["ln_final.bias"] = weights["ln_final.weight"]
+    weights["visual.proj"].requires_grad_(False)
+    torch.save(weights, tmp_path / "weights.pt")
+    clip = videoclip.load(tmp_path / "weights.pt", activation="gelu").clip
+    assert torch.equal(clip.ln_final.bias, clip.ln_final.weight)
+    assert clip.ln_final.bias.data_ptr() != clip.ln_final.weight.data_ptr()
+    assert all(parameter.requires_grad for parameter in clip.parameters())
 
 
 def test_long_lists_of_faults_are_made_quickly_and_in_full() -> None:

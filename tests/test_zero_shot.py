@@ -7,9 +7,16 @@ import torch
 from pictures_on_disk import class_folders, small_clip
 from torch.nn.functional import normalize
 
+from videoclip.errors import VideoclipError
 from videoclip.images import image_set
 from videoclip.prompts import templates_of
-from videoclip.zero_shot import class_embeddings, class_logits, class_probabilities, zero_shot
+from videoclip.zero_shot import (
+    class_embeddings,
+    class_logits,
+    class_matches,
+    class_probabilities,
+    zero_shot,
+)
 
 NAMES = ["tench", "great white shark", "kite (bird of prey)", "wow!"]
 TEMPLATES = ["a photo of a {}.", "art of the {}.", "itap of my {}!"]
@@ -59,6 +66,54 @@ def test_a_bias_shifts_logits_and_leaves_probabilities() -> None:
     assert (class_logits(biased, features, classifier) - logits + 10).abs().max() < 1e-5
     probabilities = class_probabilities(biased, features, classifier)
     assert (probabilities - logits.softmax(1)).abs().max() < 1e-6
+    matches = class_matches(biased, features, classifier)
+    assert (matches - 1 / (1 + (10 - logits).exp())).abs().max() < 1e-6
+    with pytest.raises(VideoclipError, match=r"has no logit_bias.*class_probabilities"):
+        class_matches(model, features, classifier)
+
+
+def test_the_classifier_can_start_a_trained_layer() -> None:
+    layer = torch.nn.Parameter(class_embeddings(small_clip(), NAMES, TEMPLATES))
+    (torch.randn(2, 32) @ layer.T).sum().backward()
+    assert layer.grad.abs().sum() > 0
+
+
+def test_a_sentence_that_is_cut_is_named(capsys) -> None:
+    model, words = small_clip(), "a " * 18  # and start and end are the context of 20
+    class_embeddings(model, [words], ["{}"])
+    assert not capsys.readouterr().err
+    class_embeddings(model, ["cat", words], ["{}.", "{}"])
+    assert "1 of 4 sentences are longer than the model's 20 tokens" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path) -> None:
+    model, images = small_clip(), image_set(class_folders(tmp_path / "c"))
+    model.clip.visual.proj.data[0] = torch.nan
+    with pytest.raises(VideoclipError, match="12 of 12 pictures are not numbers"):
+        zero_shot(model, images, TEMPLATES, progress=False)
+    model.clip.text_projection.data[0] = torch.inf
+    with pytest.raises(VideoclipError, match="4 of 4 classes are not numbers"):
+        class_embeddings(model, NAMES, TEMPLATES, store=tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_other_names_for_the_classes(tmp_path) -> None:
+    model, images = small_clip(), image_set(class_folders(tmp_path / "c"))
+
+    def named(*classes: str | tuple[str, ...]) -> tuple[str, ...]:
+        return zero_shot(model, images, ["a {}."], classes=classes, progress=False).result.classes
+
+    assert named("crane", ("Green", "lime"), "crane") == ("crane (blue)", "Green", "crane (red)")
+    with pytest.raises(VideoclipError, match=r"another order.* class 1 is 'blue', .* of class 2;"):
+        named("green", "blue", "red")
+    with pytest.raises(VideoclipError, match=r"2 class names are given, c has 3 classes \(blue"):
+        named("a", "b")
+
+
+def test_a_store_that_cannot_be_written_is_one_message(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VideoclipError, match=r"cannot keep class embeddings in .*file"):
+        class_embeddings(small_clip(), NAMES, TEMPLATES, store=tmp_path / "file" / "store")
 
 
 def test_class_embeddings_are_kept(tmp_path, monkeypatch) -> None:
@@ -84,12 +139,10 @@ def test_a_set_is_classified_and_unreadable_pictures_count(tmp_path) -> None:
     wanted = class_logits(model, model.encode_image(pixels), classifier).numpy()
     assert np.abs(found.logits[:8] - wanted).max() < 1e-4
     assert np.isnan(found.logits[8]).all()
-    with pytest.raises(ValueError, match=r"2 class names are given, c has 3 classes"):
-        zero_shot(model, images, ["a {}."], classes=["a", "b"], progress=False)
 
 
 def test_a_foreign_vocabulary_is_refused() -> None:
     from models import build
 
-    with pytest.raises(ValueError, match=r"a vocabulary of 100 tokens.*tokenizer of these weights"):
+    with pytest.raises(VideoclipError, match=r"a vocabulary of 100 .*tokenizer of these weights"):
         class_embeddings(build(), NAMES, TEMPLATES)

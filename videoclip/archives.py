@@ -3,10 +3,11 @@
 Three kinds of file hold released weights: safetensors, what `torch.save` writes (a pickle, read by
 torch's own restricted reader), and TorchScript archives, OpenAI's `.pt` files. The last are read
 here: a zip with a pickle of the module tree and one raw file per storage. Pickles name the
-functions they want called; ours may name seven harmless ones.
+functions they want called; these may name what tensors need, and nothing else.
 """
 
 import collections
+import io
 import math
 import pickle
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -35,6 +37,10 @@ STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+SLACK = 1 << 26
+"""Bytes that a zip may grow by when it is unpacked. Weights are not compressed; programs are."""
+MODULES = 10_000
+"""The largest model released has a fifth of that; a tree that refers to itself has no end."""
 LISTS = {"build_intlist", "build_doublelist", "build_boollist", "build_tensorlist"}
 
 
@@ -44,6 +50,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises WeightsError for a damaged file and for one that asks for anything but data.
     """
     try:
+        _refuse_bomb(path)
         if is_torchscript(path):
             return _torchscript(path)
         with path.open("rb") as file:
@@ -71,12 +78,31 @@ def is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def program_activation(path: Path) -> Activation:
-    """The activation that the program inside a TorchScript archive runs; it is only looked at."""
+def program_activation(path: Path) -> Activation | None:
+    """The activation that the program inside a TorchScript archive runs; it is only looked at.
+
+    None where that cannot be told.
+    """
     with zipfile.ZipFile(path) as archive:
-        sources = [name for name in archive.namelist() if name.endswith(".py")]
-        exact = any(b"torch.gelu(" in archive.read(name) for name in sources)
+        names = [name for name in archive.namelist() if name.endswith(".py")]
+        program = b"".join(map(archive.read, names))
+    exact, quick = b"torch.gelu(" in program, re.search(rb"torch\.(sigmoid|silu)_?\(", program)
+    if exact == bool(quick):
+        return None
     return "gelu" if exact else "quick_gelu"
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raises WeightsError for a small zip that becomes a large one, whoever will unpack it."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > (packed := path.stat().st_size) + SLACK:
+        raise WeightsError(
+            f"{path} is refused: its {packed:,} bytes unpack to {unpacked:,}, and weights are not "
+            "compressed; get it from its publisher"
+        )
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -85,12 +111,12 @@ def _reason(path: Path, error: Exception) -> str:
         asked = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
         if asked:
             return _refused(path, asked[1])
-        # torch's own message advises to switch its protection off, which must not be passed on.
-        lines = [line for line in lines if "weights_only" not in line]
-    detail = f": {lines[0]}" if lines else ""
-    return (
-        f"{path} is damaged, or no file of weights ({type(error).__name__}{detail}); get it again"
-    )
+    # Other errors of a pickle name its bytes, or advise to switch torch's protection off.
+    telling = isinstance(error, OSError | ValueError | RuntimeError | SafetensorError)
+    detail = f" ({lines[0]})" if telling and lines else ""
+    if path.is_file() and not path.stat().st_size:
+        detail = " (it is empty)"
+    return f"{path} is damaged, or no file of weights{detail}; get it again"
 
 
 def _refused(path: Path, name: str) -> str:
@@ -104,14 +130,15 @@ class _Module:
     """Stands for any module of a TorchScript archive; its attributes are what was pickled."""
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
     """Reads the pickle of a TorchScript archive and refuses every global that it need not have.
 
-    What `find_class` returns is made anew for every file: a pickle may set attributes on it.
+    It is the one written in Python: that in C makes room for as many objects as a pickle claims to
+    hold. What `find_class` returns is made anew for every file: a pickle may set attributes on it.
     """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, root: str) -> None:
-        super().__init__(archive.open(root + "data.pkl"))
+        super().__init__(io.BytesIO(archive.read(root + "data.pkl")))
         self.path, self.archive, self.root = path, archive, root
         self.storages: dict[str, Tensor] = {}
         self.modules: dict[str, type] = {}
@@ -136,12 +163,9 @@ class _Unpickler(pickle.Unpickler):
         """The storage that ('storage', type, key, device, length) stands for, one-dimensional."""
         _, dtype, key, _, length = pid
         if key not in self.storages:
-            entry = self.archive.getinfo(f"{self.root}data/{key}")
-            size = length * dtype.itemsize
-            # Both bounds keep a small file from asking for much memory.
-            if entry.file_size != size or entry.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"data/{key} has {entry.file_size} bytes, expected {size}")
-            raw = bytearray(self.archive.read(entry))
+            raw = bytearray(self.archive.read(f"{self.root}data/{key}"))
+            if len(raw) != (size := length * dtype.itemsize):
+                raise ValueError(f"data/{key} has {len(raw)} bytes, expected {size}")
             self.storages[key] = (
                 torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
             )
@@ -168,14 +192,13 @@ def _torchscript(path: Path) -> dict[str, Tensor]:
     if not isinstance(tree, _Module):
         raise ValueError("it holds no module")
     found: dict[str, Tensor] = {}
-    _collect(tree, "", found)
+    modules = [("", tree)]
+    for prefix, module in modules:  # which grows on the way
+        if len(modules) > MODULES:
+            raise ValueError(f"it holds more than {MODULES} modules")
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                found[prefix + name] = value
+            elif isinstance(value, _Module):
+                modules.append((f"{prefix}{name}.", value))
     return found
-
-
-def _collect(module: _Module, prefix: str, found: dict[str, Tensor]) -> None:
-    """Gathers the tensors of a module tree under the names of a state dict."""
-    for name, value in vars(module).items():
-        if isinstance(value, Tensor):
-            found[prefix + name] = value
-        elif isinstance(value, _Module):
-            _collect(value, f"{prefix}{name}.", found)

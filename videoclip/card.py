@@ -21,7 +21,7 @@ def model_card(model: Model, parameters: int, *, for_transformers: bool) -> str:
     rows = {
         "parameters": f"{parameters:,}",
         "vision tower": tower,
-        "picture size": f"{visual.image_size} x {visual.image_size} pixels",
+        "picture": f"{visual.image_size} x {visual.image_size} pixels, fit by {pixels.fit}",
         "text tower": f"width {text.width}, {text.layers} layers",
         "context length": f"{text.context_length} tokens of {text.vocabulary:,}",
         "embedding": model.embedding,
@@ -45,10 +45,11 @@ tags: [clip, {", ".join(name for name in slots.values() if name != "none")}]
 # A CLIP model with the temporal modules {" + ".join(slots.values())}
 
 ```python
-import videoclip
+import torch, videoclip
 
 model = videoclip.load("this/folder")
-scores = model.similarity(videoclip.Tokenizer()(["a dog jumps"]), video)
+video = torch.zeros(1, 8, 3, {visual.image_size}, {visual.image_size}, dtype=torch.uint8)
+scores = model.similarity(model.tokenize(["a dog jumps"]), video)
 ```
 {also}
 | | |

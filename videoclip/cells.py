@@ -73,11 +73,15 @@ def gather(experiment: Experiment, folder: Path) -> Material:
     path = experiment.data.manifest
     if path is None:
         raise VideoclipError("no manifest is given; use --data MANIFEST")
+    tokenizer = experiment.model.tokenizer(experiment.data.words)
     clips = read_manifest(path)
     require_captions(clips, path)
     by_split, note = with_splits(clips, path)
     store = FrameStore(
-        folder / "frames", size=experiment.model.visual.image_size, frames=experiment.data.frames
+        folder / "frames",
+        size=experiment.model.visual.image_size,
+        frames=experiment.data.frames,
+        fit=experiment.model.pixels.fit,
     )
     takes = experiment.data.takes
     readable = {
@@ -97,8 +101,7 @@ def gather(experiment: Experiment, folder: Path) -> Material:
     if lost:
         notes.append(f"{lost} of {len(by_split['train'])} training clips cannot be read.")
     splits = {**by_split, "train": readable["train"], "val": readable["val"]}
-    words = min(experiment.data.words, experiment.model.text.context_length)
-    return Material(experiment, splits, store, Tokenizer(words), manifest_hash(path), notes)
+    return Material(experiment, splits, store, tokenizer, manifest_hash(path), notes)
 
 
 def pretrained(material: Material, folder: Path) -> tuple[VideoCLIP, str]:
@@ -118,7 +121,9 @@ def pretrained(material: Material, folder: Path) -> tuple[VideoCLIP, str]:
         by_split, _ = with_splits(read_manifest(data.images), data.images, needed=("train", "val"))
     else:
         by_split = material.splits
-    store = FrameStore(material.store.folder, size=plain.visual.image_size, frames=1)
+    store = FrameStore(
+        material.store.folder, size=plain.visual.image_size, frames=1, fit=plain.pixels.fit
+    )
     takes = 1 if data.images else data.takes
     pictures = store.fill(by_split["train"], takes, "images to pre-train on")
     held_out = store.fill(by_split["val"], 1, "images to validate on")

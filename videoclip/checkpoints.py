@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from videoclip.archives import is_torchscript, program_activation, read
-from videoclip.errors import WeightsError
+from videoclip.errors import WeightsError, explained
 from videoclip.layers import Activation, attention_heads
-from videoclip.layouts import Layout, custom_text, openai
+from videoclip.layouts import Layout, custom_text, faults, openai, shape_of, to_file
 from videoclip.model import Model
+from videoclip.tokenizer import VOCABULARY
 from videoclip.towers import ResNet, Text, Visual, ViT
 from videoclip.transforms import Pixels
 
@@ -26,7 +26,7 @@ class Checkpoint(NamedTuple):
     """Weights as a file holds them, and all that is needed to put them into a model."""
 
     model: Model
-    weights: dict[str, Tensor]
+    weights: dict[str, Any]
     layout: Layout
 
 
@@ -34,8 +34,13 @@ class Checkpoint(NamedTuple):
 
 OPENAI_ONLY = {"input_resolution", "context_length", "vocab_size"}
 """Numbers that only OpenAI's own files hold beside the weights."""
-DERIVED = ("attn_mask", "position_ids")
-"""Ends of names of buffers that older files hold and that follow from the sizes."""
+DERIVED = {
+    "attn_mask", "text.attn_mask", "text_model.embeddings.position_ids",
+    "vision_model.embeddings.position_ids",
+}  # fmt: skip
+"""Buffers that older files hold and that follow from the sizes."""
+WRAPPERS = re.compile(r"((module|_orig_mod)\.)*")
+"""What wrappers for several processes and for compilation put before every key."""
 
 
 def cleaned(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,20 +48,32 @@ def cleaned(found: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(found.get("state_dict"), Mapping):  # beside an optimizer, in a training run
         found = found["state_dict"]
     weights = {str(key): value for key, value in found.items()}
-    for prefix in ("module.", "_orig_mod."):
-        if weights and all(key.startswith(prefix) for key in weights):
-            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    weights = {key: value for key, value in weights.items() if not key.endswith(DERIVED)}
+    if len({WRAPPERS.match(key)[0] for key in weights}) == 1:
+        weights = {WRAPPERS.sub("", key, count=1): value for key, value in weights.items()}
+    weights = {key: value for key, value in weights.items() if key not in DERIVED}
+    taken: set[int] = set()
     for key, value in weights.items():
-        if isinstance(value, Tensor) and value.is_floating_point():
+        if shape_of(value) is None:
+            continue  # which is listed with the other faults
+        value = value.detach()
+        if value.is_floating_point():
             value = value.float()
-        if key in ("logit_scale", "logit_bias") and getattr(value, "shape", None) == (1,):
+        memory = value.untyped_storage().data_ptr()
+        if memory in taken:
+            value = value.clone()  # of two tensors in one memory, training would change both
+        taken.add(memory)
+        if key in ("logit_scale", "logit_bias") and value.shape == (1,):
             value = value[0]  # sharded training cannot hold tensors without an axis
         weights[key] = value
-    for key in [key for key in weights if key.endswith(".running_mean")]:
-        # Older files lack this counter, which nothing reads.
-        weights.setdefault(key.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
+    if not any(key.endswith(COUNTER) for key in weights):  # which nothing reads
+        means = [key for key in weights if key.endswith("running_mean")]
+        counters = [key.removesuffix("running_mean") + COUNTER for key in means]
+        weights |= {key: torch.tensor(0) for key in counters}
     return weights
+
+
+COUNTER = "num_batches_tracked"
+"""The end of the name of batch normalization's counter, which some files hold none of."""
 
 
 def agreed(stated: Activation | None, known: Activation, source: object) -> Activation:
@@ -76,36 +93,31 @@ def from_weights(path: Path, stated: Activation | None = None) -> Checkpoint:
     """A file: OpenAI's archive, or a state dict with an open_clip_config.json beside it or without.
 
     Raises WeightsError where something cannot be known: the activation, if neither the file nor
-    the user says it, and the attention heads of towers wider than OpenAI's.
+    the user says it, and the attention heads of towers wider than OpenAI's; and where OpenAI's
+    weights are to be used with another activation than theirs.
     """
-    found = read(path)
-    if is_torchscript(path):
-        return _bare(found, path, stated, known=program_activation(path))
-    if (path.parent / OPEN_CLIP).is_file():
-        return _described(found, path, stated)
-    return _bare(found, path, stated)
-
-
-def _bare(
-    found: Mapping[str, Any],
-    source: Path,
-    stated: Activation | None,
-    known: Activation | None = None,
-) -> Checkpoint:
-    """A state dict without a configuration: the sizes follow from the weights."""
-    weights = cleaned(found)
+    weights = cleaned(read(path))
+    known = program_activation(path) if is_torchscript(path) else None
     if weights.keys() >= OPENAI_ONLY:
         known = known or "quick_gelu"
         weights = {key: value for key, value in weights.items() if key not in OPENAI_ONLY}
+    if known is not None:
+        agreed(stated, known, path)
+    if (path.parent / OPEN_CLIP).is_file():
+        return _described(weights, path, stated, known)
+    return _bare(weights, path, stated or known)
+
+
+def _bare(weights: dict[str, Any], source: Path, activation: Activation | None) -> Checkpoint:
+    """A state dict without a configuration: the sizes follow from the weights."""
     layout = _layout(weights, source)
-    if known is None and stated is None:
+    if activation is None:
         raise WeightsError(
             f"{source} does not say which activation its weights were trained with, and the wrong "
             "one gives wrong numbers without an error; say load(..., activation='quick_gelu') for "
             "OpenAI's weights and models that open_clip calls -quickgelu, activation='gelu' for "
             f"its other models, or put the model's {OPEN_CLIP} beside the file"
         )
-    activation = agreed(stated, known or stated, source)
     model = _sizes(weights, layout, activation, source)
     if isinstance(model.visual, ViT) and model.visual.width > 1024:
         raise WeightsError(
@@ -125,6 +137,12 @@ def _layout(weights: Mapping[str, Any], source: Path) -> Layout:
     if not any(key.startswith("visual.") for key in weights):
         some = ", ".join(sorted(weights)[:5]) or "nothing"
         raise WeightsError(f"{source} holds no CLIP (no key starts with 'visual.'); it has {some}")
+    for prefix in ("visual.trunk.", "text.transformer.embeddings."):
+        if any(key.startswith(prefix) for key in weights):
+            raise WeightsError(
+                f"{source} has a tower of another library (keys {prefix}*); read here are CLIP's "
+                "ViT, ResNet and text transformer; use open_clip"
+            )
     return custom_text if any(key.startswith("text.") for key in weights) else openai
 
 
@@ -136,10 +154,10 @@ def _sizes(
 
     def shape(key: str, dimensions: int) -> tuple[int, ...]:
         [name] = layout(key)
-        found = tuple(getattr(weights.get(name), "shape", ()))
+        found = shape_of(weights.get(name)) or ()
         if len(found) != dimensions:
-            absent.add(f"{name} ({dimensions} axes, found {len(found)})")
-            return (64,) * dimensions
+            absent.add(name)
+            return (64,) * dimensions  # so that all other keys can be looked at
         return found
 
     def count(prefix: str) -> int:
@@ -175,13 +193,17 @@ def _sizes(
             width=width, layers=count(blocks), patch_size=patch, activation=activation,
             image_size=patch * round((tokens - 1) ** 0.5), mlp_width=mlp(blocks, width),
         )  # fmt: skip
-    if absent:
-        raise WeightsError(
-            f"the sizes of {source} cannot be read off its weights, for these keys are missing or "
-            "no such tensors:\n  " + "\n  ".join(sorted(absent))
-        )
     bias = -10.0 if "logit_bias" in weights else None  # overwritten by the weights
-    return Model(visual=visual, text=text, embedding=embedding, logit_bias=bias)
+    model = Model(visual=visual, text=text, embedding=embedding, logit_bias=bias)
+    if absent:
+        with torch.device("meta"):
+            wanted = to_file(model.build().clip.state_dict(), layout)
+        lines = faults(wanted, weights, sized=False)
+        raise WeightsError(
+            f"the sizes of {source} cannot be read off its weights: {', '.join(sorted(absent))} "
+            "must be there for that:\n" + "\n".join(lines)
+        )
+    return model
 
 
 # open_clip's configuration.
@@ -189,8 +211,10 @@ def _sizes(
 OPEN_CLIP = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """The names of open_clip's files on the hub, the better first."""
-UNREAD = {"patch_dropout", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "pad_id"}
-"""Settings of open_clip's towers that concern training or the tokenizer only."""
+UNREAD = {"patch_dropout", "pad_id"}
+"""Settings of open_clip's towers that change nothing where nothing is trained."""
+TOKENIZER = {"hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"}
+"""Another tokenizer is no matter where the vocabulary tells it from CLIP's, which then refuses."""
 USUAL = {
     "pos_embed_type": "learnable",
     "proj_type": "linear",
@@ -200,28 +224,36 @@ USUAL = {
 """Other settings are followed where they switch nothing on, or have these values."""
 
 
-def _described(found: Mapping[str, Any], source: Path, stated: Activation | None) -> Checkpoint:
+def _described(
+    weights: dict[str, Any], source: Path, stated: Activation | None, known: Activation | None
+) -> Checkpoint:
     """A state dict with open_clip's configuration beside it."""
     path = source.parent / OPEN_CLIP
-    weights = cleaned(found)
     layout = _layout(weights, source)
-    try:
+    with explained(f"{path} cannot be used", "get it again"):
         written = json.loads(path.read_text())
         config = written.get("model_cfg", written)
-        known: Activation = "quick_gelu" if config.get("quick_gelu") else "gelu"
-        activation = agreed(stated, known, source)
+        if config.get("multimodal_cfg"):
+            raise WeightsError(
+                f"{path} describes CoCa, with a captioning decoder; this reads CLIP only"
+            )
+        quick = config.get("quick_gelu", False)
+        if not isinstance(quick, bool):
+            raise ValueError(f"quick_gelu is {quick!r}, expected true or false")
+        activation: Activation = "quick_gelu" if quick else "gelu"
+        agreed(stated, activation, path)
+        if known not in (None, activation):
+            raise WeightsError(
+                f"{source} was trained with {known}, but {path} asks for {activation}: with the "
+                "wrong activation the weights give other numbers and no error; correct quick_gelu "
+                "there"
+            )
         model = Model(
             visual=_open_clip_visual(dict(config["vision_cfg"]), activation, path),
             text=_open_clip_text(dict(config["text_cfg"]), activation, path),
             embedding=config["embed_dim"],
             pixels=_open_clip_pixels(written.get("preprocess_cfg", {}), path),
             logit_bias=-10.0 if "logit_bias" in weights else None,
-        )
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be used: {error!r}; get it again") from error
-    if config.get("multimodal_cfg"):
-        raise WeightsError(
-            f"{path} describes CoCa, with a captioning decoder; this reads CLIP only"
         )
     return Checkpoint(model, weights, layout)
 
@@ -249,6 +281,8 @@ def _open_clip_text(config: dict[str, Any], activation: Activation, path: Path) 
     context, vocabulary = config.pop("context_length", 77), config.pop("vocab_size", 49408)
     end = config.pop("eos_id", 2)
     end = end if config.get("pool_type") == "eos" else None
+    if vocabulary != VOCABULARY:
+        config = {name: value for name, value in config.items() if name not in TOKENIZER}
     _refuse_others(config, {**USUAL, "pool_type": "eos" if end is not None else "argmax"}, path)
     hidden = int(width * ratio)
     return Text(
@@ -259,15 +293,15 @@ def _open_clip_text(config: dict[str, Any], activation: Activation, path: Path) 
     )  # fmt: skip
 
 
-def _open_clip_pixels(config: dict[str, Any], path: Path) -> Pixels:
-    usual = {"interpolation": "bicubic", "resize_mode": "shortest", "mode": "RGB"}
+def _open_clip_pixels(config: Mapping[str, Any], path: Path) -> Pixels:
     constants = {name: tuple(config[name]) for name in ("mean", "std") if name in config}
-    _refuse_others(
-        {k: v for k, v in config.items() if k not in {"mean", "std", "size", "fill_color"}},
-        usual,
-        path,
-    )
-    return Pixels(**constants)
+    squashed = config.get("resize_mode") == "squash"
+    usual = {"interpolation": "bicubic", "mode": "RGB"}
+    usual["resize_mode"] = "squash" if squashed else "shortest"
+    # The size is the tower's, which stands in the model's part too.
+    read = {"mean", "std", "size", "fill_color"}
+    _refuse_others({k: v for k, v in config.items() if k not in read}, usual, path)
+    return Pixels(**constants, fit="squash" if squashed else "crop")
 
 
 def _refuse_others(config: Mapping[str, Any], usual: Mapping[str, Any], path: Path) -> None:

@@ -22,7 +22,7 @@ def summary(result: Classification) -> str:
             "metric": name,
             "%": f"{value:.1f}",
             "95 % interval": f"{intervals[name].low:.1f} to {intervals[name].high:.1f}"
-            if name in intervals
+            if name in intervals and not np.isnan(intervals[name].low)
             else "",
         }
         for name, value in result.metrics().items()
@@ -57,7 +57,11 @@ def write(
     calibration_chart(result, folder / "calibration.png")
     whole = {
         "metrics": result.metrics(),
-        "intervals": {name: list(interval) for name, interval in result.intervals().items()},
+        # One item alone has no interval; JSON knows no NaN.
+        "intervals": {
+            name: [None if np.isnan(end) else end for end in interval]
+            for name, interval in result.intervals().items()
+        },
         "counts": result.counts(),
         "unreadable": unreadable,
         **record,

@@ -55,10 +55,14 @@ class Classification(NamedTuple):
         return found
 
     def intervals(self) -> dict[str, Interval]:
-        """95 % intervals of top-1 and top-5 in percent, by bootstrap over the items."""
+        """95 % intervals in percent, by bootstrap over the items.
+
+        For the mean per class they are drawn within their class.
+        """
         items = np.arange(len(self.labels))
         ks = {"top-1": 1} | ({"top-5": 5} if len(self.classes) > 5 else {})
-        return {name: mean_interval(100 * self.hits(k), items) for name, k in ks.items()}
+        found = {name: mean_interval(100 * self.hits(k), items) for name, k in ks.items()}
+        return found | {"mean per class": _class_interval(100 * self.hits(1), self.labels)}
 
     def counts(self) -> str:
         """How many items there were, and what became of them; the parts add up."""
@@ -98,7 +102,7 @@ class Classification(NamedTuple):
         """The answers by confidence, in `BINS` bins of equal width."""
         scored = self.predicted >= 0
         confidence = self.confidence[scored]
-        right = self.predicted[scored] == self.labels[scored]
+        right = self.hits(1)[scored]  # a tie for the first place is right in part
         place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
         found = []
         for number in range(BINS):
@@ -113,6 +117,24 @@ class Classification(NamedTuple):
         bins = [b for b in self.calibration() if b.count]
         total = sum(b.count for b in bins)
         return sum(b.count * abs(b.confidence - b.accuracy) for b in bins) / total
+
+
+def _class_interval(hits: np.ndarray, labels: np.ndarray, resamples: int = 10_000) -> Interval:
+    """Percentile interval of the mean over classes of the mean of their `hits` (N,).
+
+    Items are drawn within their class. A class with one item adds no spread; where all are such,
+    the ends are NaN.
+    """
+    numbers = np.random.default_rng(0)
+    means, draws, largest = [], np.zeros(resamples), 0
+    for label in np.unique(labels):
+        own = hits[labels == label]
+        values, times = np.unique(own, return_counts=True)  # almost always 0 and 100 only
+        draws += numbers.multinomial(len(own), times / len(own), resamples) @ values / len(own)
+        means.append(own.mean())
+        largest = max(largest, len(own))
+    ends = np.percentile(draws / len(means), [2.5, 97.5]) if largest > 1 else (np.nan, np.nan)
+    return Interval(float(np.mean(means)), float(ends[0]), float(ends[1]))
 
 
 def classification(

@@ -23,7 +23,7 @@ from videoclip.manifest import Clip
 from videoclip.randomness import generator
 from videoclip.sampling import frame_range, random_indices, uniform_indices
 from videoclip.tokenizer import Tokenizer
-from videoclip.transforms import random_crop, resize_and_crop
+from videoclip.transforms import Fit, random_crop, resize_and_crop
 from videoclip.types import Batch, Frames
 
 
@@ -34,8 +34,8 @@ class FrameStore:
     reads; the others are random within segments and serve the epochs of training in turn.
     """
 
-    def __init__(self, folder: Path, *, size: int, frames: int) -> None:
-        self.folder, self.size, self.frames = folder, size, frames
+    def __init__(self, folder: Path, *, size: int, frames: int, fit: Fit = "crop") -> None:
+        self.folder, self.size, self.frames, self.fit = folder, size, frames, fit
         self.unreadable: dict[str, str] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -62,7 +62,7 @@ class FrameStore:
     def _path(self, clip: Clip, takes: int) -> Path:
         status = clip.path.stat()
         key = [str(clip.path), status.st_size, status.st_mtime_ns, clip.start, clip.end]
-        key += [self.size, self.frames, takes]
+        key += [self.size, self.frames, takes, self.fit]
         return self.folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.npy"
 
     def _decode(self, clip: Clip, takes: int) -> str:
@@ -77,7 +77,7 @@ class FrameStore:
                     for take in range(1, takes)
                 ]
                 wanted, places = np.unique(np.stack(samples), return_inverse=True)
-                pixels = resize_and_crop(video.read(first + wanted), self.size).numpy()
+                pixels = resize_and_crop(video.read(first + wanted), self.size, self.fit).numpy()
         except VideoError as error:
             return str(error)
         path = self._path(clip, takes)

@@ -2,8 +2,10 @@
 
 import contextlib
 import hashlib
+import sys
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
@@ -21,6 +23,8 @@ SECONDS = 30
 """How long a server may be silent."""
 OURS, OUR_SLOTS = "videoclip.json", "videoclip.safetensors"
 """The files that only `save_pretrained` of this project writes."""
+BESIDE = {*hugging_face.PROCESSORS, OURS, OUR_SLOTS, OPEN_CLIP}
+"""The files that most models of the hub have none of."""
 
 
 def sha256(path: Path) -> str:
@@ -82,20 +86,46 @@ def _fill(part: Path, address: str) -> None:
 def hub_folder(name: str) -> Path:
     """The folder of a model of the Hugging Face hub, such as openai/clip-vit-base-patch32.
 
-    What the hub's cache holds is used without asking the network. Raises WeightsError, saying
-    where to put the files.
+    What the hub's cache holds is used without asking the network, as long as nothing that belongs
+    to the model can be missing there. Raises WeightsError, saying where to put the files.
     """
-    reason = "there are no weights of a kind that is read here"
-    for offline in (True, False):
+    cached, unknown = None, []
+
+    def kept(file: str) -> Path | None:
+        found = huggingface_hub.try_to_load_from_cache(name, file)
+        if found is None:
+            unknown.append(file)
+        return Path(found) if isinstance(found, str) else None  # else it is known not to be there
+
+    def fetched(file: str) -> Path | None:
         try:
-            if not offline:
-                _ask(name)
-            if folder := _gather(name, offline):
-                return folder
-        except WeightsError:
-            raise
-        except Exception as error:  # the hub's library lets errors of its own libraries through
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            return Path(huggingface_hub.hf_hub_download(name, file))
+        except LocalEntryNotFoundError:
+            raise  # not known to be missing: the network is
+        except EntryNotFoundError:
+            return None
+
+    try:
+        cached = _gather(kept)
+        unknown = [f for f in unknown if f not in (*hugging_face.NAMES, *OPEN_CLIP_WEIGHTS)]
+        if cached and not unknown:
+            return cached
+        _ask(name)
+        if folder := _gather(fetched):
+            return folder
+        reason = "there are no weights of a kind that is read here"
+    except WeightsError:
+        raise
+    except Exception as error:  # the hub's library lets errors of its own libraries through
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    if cached and {*unknown} <= BESIDE:
+        # Other programs keep the weights alone, and most models have OpenAI's constants.
+        tqdm.write(
+            f"{name} is taken from the hub's cache as if {', '.join(unknown)} were not a part of "
+            f"it; the hub cannot be asked ({reason})",
+            file=sys.stderr,
+        )
+        return cached
     raise WeightsError(
         f"{name} is no file or folder here and cannot be had from the Hugging Face hub ({reason}); "
         f"where it can, download its {hugging_face.CONFIG}, {hugging_face.PROCESSORS[0]} and "
@@ -110,17 +140,8 @@ def _ask(name: str) -> None:
         huggingface_hub.get_hf_file_metadata(address)
 
 
-def _gather(name: str, offline: bool) -> Path | None:
-    """Has the hub's library fetch what a model needs; None where it has no weights that we read."""
-
-    def get(file: str) -> Path | None:
-        try:
-            return Path(huggingface_hub.hf_hub_download(name, file, local_files_only=offline))
-        except EntryNotFoundError as error:
-            if isinstance(error, LocalEntryNotFoundError) and not offline:
-                raise  # not known to be missing: the network is
-            return None
-
+def _gather(get: Callable[[str], Path | None]) -> Path | None:
+    """Has every file of a model got, and returns their folder; None without weights we can read."""
     for file in (*hugging_face.PROCESSORS, OUR_SLOTS):
         get(file)
     config, weights = get(hugging_face.CONFIG), hugging_face.NAMES

@@ -62,7 +62,7 @@ class Optim:
     the whole batch. None: all at once."""
     checkpointing: Literal["off", "blocks"] = "off"
     """blocks: activations of transformer blocks are computed again instead of kept; a third more
-    work for an eighth of the memory."""
+    work, and a seventh of the activations in memory."""
     lock: Lock = "none"
     """A tower that is not trained, its projection included (LiT); the temperature always is."""
 

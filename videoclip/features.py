@@ -63,6 +63,8 @@ def extract(
 
     Raises ImageError where no picture can be read.
     """
+    if batch_size < 1:
+        raise VideoclipError(f"the batch size is {batch_size}; give at least 1")
     before_projection = before_projection and hasattr(model.clip.visual, "proj")
     path = None
     if store is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from videoclip.archives import read
 from videoclip.checkpoints import Checkpoint, agreed, cleaned
-from videoclip.errors import WeightsError
+from videoclip.errors import WeightsError, explained
 from videoclip.layers import Activation, attention_heads
 from videoclip.layouts import transformers
 from videoclip.model import Model
@@ -38,7 +38,7 @@ def is_clip(path: Path) -> bool:
     """Whether a config.json describes a CLIP in transformers' sense."""
     try:
         return json.loads(path.read_text()).get("model_type") == "clip"
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 
@@ -50,10 +50,8 @@ def weights_of(folder: Path) -> Path | None:
 def from_folder(folder: Path, stated: Activation | None = None) -> Checkpoint:
     """A folder that transformers wrote. Raises WeightsError for what our towers do not compute."""
     path = folder / CONFIG
-    try:
+    with explained(f"{path} cannot be used", "get it again"):
         model = _model(json.loads(path.read_text()), _pixels(folder), path)
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be used: {error!r}; get it again") from error
     for tower in (model.text, model.visual):
         agreed(stated, tower.activation, folder)
     return Checkpoint(model, cleaned(read_all(weights_of(folder))), transformers)
@@ -73,11 +71,9 @@ def read_all(path: Path) -> dict[str, Any]:
 
 def parts(index: Path) -> list[Path]:
     """The files that an index lists, beside it."""
-    try:
-        names = set(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{index} is no index of weights: {error!r}; get it again") from error
-    return [index.parent / Path(name).name for name in sorted(names)]  # never outside the folder
+    with explained(f"{index} is no index of weights", "get it again"):
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return [index.parent / Path(name).name for name in names]  # never outside the folder
 
 
 def _model(config: Mapping[str, Any], pixels: Pixels, path: Path) -> Model:
@@ -131,23 +127,41 @@ def _side(size: int | list[int]) -> int:
 
 
 def _pixels(folder: Path) -> Pixels:
-    """The constants of the folder's image processor, or OpenAI's where it has none."""
+    """What the folder's image processor does, or OpenAI's where it has none."""
     for name in PROCESSORS:
         path = folder / name
-        if not path.is_file():
-            continue
-        written = json.loads(path.read_text())
-        config = written.get("image_processor", written)
-        usual = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3}
-        others = {k: config[k] for k in usual if config.get(k, usual[k]) != usual[k]}
-        if others:
-            raise WeightsError(
-                f"{path} asks for {others}; pictures are resized with bicubic interpolation (3), "
-                "scaled to 0..1 and normalized here; change the file if that is meant"
-            )
-        constants = {"mean": config.get("image_mean"), "std": config.get("image_std")}
-        return Pixels(**{k: tuple(v) for k, v in constants.items() if v is not None})
+        if path.is_file():
+            with explained(f"{path} cannot be used", "get it again"):
+                written = json.loads(path.read_text())
+                return _processor(written.get("image_processor", written), path)
     return Pixels()
+
+
+def _processor(config: Mapping[str, Any], path: Path) -> Pixels:
+    """The pixels that an image processor makes; the size itself is the tower's."""
+    size = config.get("size", 224)
+    squashed = isinstance(size, Mapping) and "height" in size
+    sides = set(size.values()) if isinstance(size, Mapping) else {size}
+    crop = config.get("crop_size", size)
+    usual = {
+        "do_resize": True, "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255,
+        "do_normalize": True, "do_center_crop": True,
+    }  # fmt: skip
+    others = {k: config[k] for k in usual if config.get(k, usual[k]) != usual[k]}
+    if squashed and not others.pop("do_center_crop", True):
+        crop = size
+    # What is cut away later is not what is kept here, and what is no square is not either.
+    if len(sides) > 1 or sides != (set(crop.values()) if isinstance(crop, Mapping) else {crop}):
+        others |= {"size": size, "crop_size": crop}
+    if others:
+        raise WeightsError(
+            f"{path} asks for {others}; here pictures are resized with bicubic interpolation (3) "
+            "until they fill a square or are squashed into it, scaled to 0..1 and normalized; "
+            "change the file if that is meant"
+        )
+    constants = {"mean": config.get("image_mean"), "std": config.get("image_std")}
+    known = {name: tuple(value) for name, value in constants.items() if value is not None}
+    return Pixels(**known, fit="squash" if squashed else "crop")
 
 
 def files(model: Model) -> dict[str, dict[str, Any]] | None:
@@ -180,14 +194,15 @@ def files(model: Model) -> dict[str, dict[str, Any]] | None:
             **_section(visual, model.embedding),
         },
     }
-    size = visual.image_size
+    size, squashed = visual.image_size, model.pixels.fit == "squash"
+    square = {"height": size, "width": size}
     processor = {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": size},
+        "size": square if squashed else {"shortest_edge": size},
         "resample": 3,
-        "do_center_crop": True,
-        "crop_size": {"height": size, "width": size},
+        "do_center_crop": not squashed,
+        "crop_size": square,
         "do_convert_rgb": True,
         "do_rescale": True,
         "rescale_factor": 1 / 255,

@@ -84,25 +84,47 @@ def _is_turned(key: str, names: tuple[str, ...]) -> bool:
     return key.endswith(("visual.proj", "text_projection")) and names[0].endswith(".weight")
 
 
-def faults(wanted: Mapping[str, Tensor], found: Mapping[str, Any]) -> list[str]:
-    """One line for every key that is missing, unexpected (with the nearest) or misshapen."""
-    missing = {key: value.shape for key, value in wanted.items() if key not in found}
+def shape_of(value: object) -> tuple[int, ...] | None:
+    """The shape of a tensor whose numbers the file holds, each of them; None for all else.
+
+    A tensor may also be sparse or nested, have no numbers, or say a few of them a million times.
+    """
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_nested:
+        return None
+    if value.is_meta or value.numel() * value.itemsize > value.untyped_storage().nbytes():
+        return None
+    return tuple(value.shape)
+
+
+def faults(
+    wanted: Mapping[str, Tensor], found: Mapping[str, Any], *, sized: bool = True
+) -> list[str]:
+    """One line for every key that is missing, unexpected (with the nearest) or misshapen.
+
+    Where the sizes of `wanted` are not known, only the number of axes is compared.
+    """
+    shapes = {key: tuple(value.shape) for key, value in wanted.items()}
+    missing = {key: shape for key, shape in shapes.items() if key not in found}
     lines = [f"  missing: {key}" for key in missing]
     for key, value in found.items():
-        shape = getattr(value, "shape", None)
+        shape = shape_of(value)
         if key not in wanted:
-            lines.append(f"  unexpected: {key}{_nearest(key, shape, missing)}")
+            lines.append(f"  unexpected: {key}{_nearest(key, shape if sized else None, missing)}")
         elif shape is None:
-            lines.append(f"  no tensor: {key} is a {type(value).__name__}")
-        elif shape != wanted[key].shape:
-            expected = tuple(wanted[key].shape)
-            lines.append(f"  misshapen: {key} is {tuple(shape)}, expected {expected}")
+            what = "a tensor of another kind" if isinstance(value, Tensor) else type(value).__name__
+            lines.append(f"  no plain tensor: {key} is {what}")
+        elif sized and shape != shapes[key]:
+            lines.append(f"  misshapen: {key} is {shape}, expected {shapes[key]}")
+        elif len(shape) != len(shapes[key]):
+            lines.append(f"  misshapen: {key} is {shape}, expected {len(shapes[key])} axes")
         elif value.is_floating_point() != wanted[key].is_floating_point():
             lines.append(f"  wrong type: {key} is {value.dtype}, expected {wanted[key].dtype}")
     return sorted(lines)
 
 
-def _nearest(key: str, shape: torch.Size | None, missing: Mapping[str, torch.Size]) -> str:
+def _nearest(
+    key: str, shape: tuple[int, ...] | None, missing: Mapping[str, tuple[int, ...]]
+) -> str:
     """The missing key that an unexpected one may stand for: of its shape, if there is one."""
     known = [name for name, size in missing.items() if size == shape] or list(missing)
     # A prefix too many or too few is the usual fault, and is found quickly for thousands of keys.

@@ -78,7 +78,7 @@ def curve(folder: Path, title: str, steps_per_epoch: int) -> None:
         side.set_ylim(bottom=0, top=100 if name == "zero_shot" else None)
         side.spines["top"].set_visible(False)
     if drawn:
-        axes.legend(handles=drawn, loc="lower center", bbox_to_anchor=(0.5, 0.02), frameon=False)
+        figure.legend(handles=drawn, loc="outside lower center", ncols=2, frameon=False)
     partial = folder / "curve.part.png"
     figure.savefig(partial, dpi=150)
     partial.replace(folder / CURVE)

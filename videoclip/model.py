@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from videoclip.errors import VocabularyError
 from videoclip.heads import Head, Mean
 from videoclip.mixers import Mixer, NoMixer
 from videoclip.scorers import Cosine, Scorer
@@ -28,7 +29,7 @@ class Model:
     embedding: int = 512
     """Channels of the space that texts and frames share."""
     pixels: Pixels = field(default_factory=Pixels)
-    """How pixels are normalized."""
+    """How pixels are prepared."""
     logit_bias: float | None = None
     """Where a bias of all logits starts, which the SigLIP loss needs; None: there is none."""
     mixer: Mixer = field(default_factory=NoMixer)
@@ -49,6 +50,19 @@ class Model:
     def build(self) -> "VideoCLIP":
         """The model, with random weights."""
         return VideoCLIP(self)
+
+    def tokenizer(self, words: int | None = None) -> Tokenizer:
+        """CLIP's tokenizer for captions of up to `words` tokens, at most the context length.
+
+        Raises VocabularyError where the text tower has another vocabulary than CLIP's.
+        """
+        context, vocabulary = self.text.context_length, self.text.vocabulary
+        if vocabulary != VOCABULARY:
+            raise VocabularyError(
+                f"these weights have a vocabulary of {vocabulary} tokens, CLIP's tokenizer one of "
+                f"{VOCABULARY}; make the token ids with the tokenizer of these weights, in Python"
+            )
+        return Tokenizer(min(words or context, context))
 
 
 class VideoCLIP(nn.Module):
@@ -98,27 +112,18 @@ class VideoCLIP(nn.Module):
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """A picture -> (3, S, S) uint8 as these weights expect it, S the tower's image size."""
-        return image_pixels(image, self.config.visual.image_size)
+        return image_pixels(image, self.config.visual.image_size, fit=self.config.pixels.fit)
 
     def tokenize(self, texts: str | Sequence[str], words: int | None = None) -> Tensor:
         """N texts -> token ids (N, L) on the model's device; L is `words`, at most the context.
 
-        Raises ValueError where these weights have another vocabulary than CLIP's.
+        Raises VocabularyError where these weights have another vocabulary than CLIP's.
         """
         return self.tokenizer(words)(texts).to(self.device)
 
     def tokenizer(self, words: int | None = None) -> Tokenizer:
-        """CLIP's tokenizer for captions of up to `words` tokens, at most the context length.
-
-        Raises ValueError where these weights have another vocabulary than CLIP's.
-        """
-        text = self.config.text
-        if text.vocabulary != VOCABULARY:
-            raise ValueError(
-                f"these weights have a vocabulary of {text.vocabulary} tokens, CLIP's tokenizer "
-                f"one of {VOCABULARY}; make the token ids with the tokenizer of these weights"
-            )
-        return Tokenizer(min(words or text.context_length, text.context_length))
+        """The tokenizer of the configuration, for captions of up to `words` tokens."""
+        return self.config.tokenizer(words)
 
     def encode_text(self, ids: Tensor) -> Tensor:
         """Token ids (N, L) -> text features (N, D), not normalized."""

@@ -62,16 +62,21 @@ class Pairs:
 
 
 class TablePairs(Pairs):
-    """Pairs of a table: picture files beside it."""
+    """Pairs of a table: picture files beside it, named as the table names them.
 
-    def __init__(self, paths: pa.Array, captions: pa.Array, bad: dict[str, str]) -> None:
+    So what is drawn for a pair does not depend on where the folder lies.
+    """
+
+    def __init__(
+        self, folder: Path, paths: pa.Array, captions: pa.Array, bad: dict[str, str]
+    ) -> None:
         super().__init__(paths, bad, [])
-        self.captions = captions
+        self.folder, self.captions = folder, captions
 
     def read(self, number: int) -> tuple[Image.Image, list[str]]:
         """A picture and its captions. Raises ImageError that names what is wrong."""
-        path = self.names[number].as_py()
-        return open_image(path, path), self.captions[number].as_py()
+        path = self.folder / self.names[number].as_py()
+        return open_image(path, str(path)), self.captions[number].as_py()
 
 
 class ShardPairs(Pairs):
@@ -112,7 +117,7 @@ def open_pairs(source: str | Path) -> Pairs:
     if path.suffix == ".jsonl":
         clips = read_manifest(path)
         captions = pa.array([list(clip.captions) for clip in clips], pa.list_(pa.string()))
-        return TablePairs(pa.array([str(clip.path) for clip in clips]), captions, {})
+        return TablePairs(path.parent, pa.array([str(clip.path) for clip in clips]), captions, {})
     if path.suffix in (".csv", ".tsv", ".parquet"):
         return _table(path)
     return ShardPairs(index(find_shards(str(source))))
@@ -251,10 +256,10 @@ def _table(path: Path) -> Pairs:
         elif not texts:
             bad[f"row {row}"] = f"{name} has no caption"
         else:
-            captions.setdefault(str(path.parent / name), []).extend(texts)
+            captions.setdefault(name, []).extend(texts)
     if not captions:
         raise VideoclipError(
             f"no row of {path} can be used; {next(iter(bad.items()), 'it is empty')}"
         )
     texts = pa.array(list(captions.values()), pa.list_(pa.string()))
-    return TablePairs(pa.array(list(captions)), texts, bad)
+    return TablePairs(path.parent, pa.array(list(captions)), texts, bad)

@@ -6,6 +6,7 @@ chosen on a validation split (Radford et al. 2021, section 3.2 and appendix A.3)
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +17,10 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from videoclip.classification import Classification, classification
-from videoclip.errors import ImageError, VideoclipError
+from videoclip.errors import ImageError, SplitError, VideoclipError
 from videoclip.features import ImageFeatures, extract
 from videoclip.images import SPLITS, ImageSet, image_set
+from videoclip.intervals import Interval, mean_interval
 from videoclip.model import VideoCLIP
 from videoclip.randomness import generator
 
@@ -29,7 +31,10 @@ STARTS = (1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6)
 SHOTS = (1, 2, 4, 8, 16)
 """Pictures per class of the few-shot figure (Radford et al. 2021, figure 6)."""
 VALIDATION = 0.2
-"""The share of train that is held out where there is no validation split."""
+"""The share of every class of train that is held out where there is no validation split, and
+before that for test where there are no splits at all."""
+FURTHER = 4
+"""At most so many further pictures per class choose C for a few-shot probe (Zhou et al. 2022)."""
 
 
 class Sweep(NamedTuple):
@@ -47,7 +52,7 @@ def sweep(train: ImageFeatures, validation: ImageFeatures, *, label: str = "prob
     """The C that is best on validation; of equally good ones the smallest, the most cautious."""
     tried: dict[int, float] = {}
     unconverged = 0
-    bar = tqdm(desc=f"choosing C for the {label}", unit="fit")
+    bar = tqdm(desc=f"choosing C for the {label}", unit="fit", leave=False)
 
     def accuracy(place: int) -> None:
         nonlocal unconverged
@@ -127,10 +132,27 @@ class Probe(NamedTuple):
     """What did not converge."""
 
 
+class FewShot(NamedTuple):
+    """Linear probes on K pictures per class, evaluated."""
+
+    results: dict[int, list[Classification]]
+    """For every K a result per seed."""
+    strengths: dict[int, list[float]]
+    """The C of each."""
+    notes: list[str]
+    """What did not converge."""
+
+    def accuracy(self, shots: int) -> Interval:
+        """Top-1 in percent, the mean over seeds, with its 95 % interval over test pictures."""
+        hits = np.stack([100 * result.hits(1) for result in self.results[shots]])
+        return mean_interval(hits, np.arange(hits.shape[1]))
+
+
 def read_splits(
     model: VideoCLIP,
     data: str | Path,
     *,
+    splits: Sequence[str] = SPLITS,
     classes: Path | None = None,
     store: Path | None = None,
     batch_size: int = 64,
@@ -138,56 +160,105 @@ def read_splits(
 ) -> Splits:
     """The features before the projection of a data set's train, validation and test pictures.
 
-    Raises ImageError where train or test is missing, or their classes differ.
+    `splits` are their names in the data set. Without a validation split, a part of train becomes
+    it; without any split, pictures are dealt out by their names; the notes say so.
+
+    Raises ImageError where train or test is missing, or their classes differ, VideoclipError where
+    features are not numbers.
     """
+    sets, notes = _sets(data, splits, classes, download)
     found: dict[str, ImageFeatures] = {}
-    sets: dict[str, ImageSet] = {}
-    for split in SPLITS:
-        try:
-            sets[split] = image_set(data, split=split, classes=classes, download=download)
-        except ImageError:
-            if split != "val":
-                raise
-            continue
+    for split, images in sets.items():
         found[split] = extract(
-            model, sets[split], store=store, batch_size=batch_size, before_projection=True,
-            label=sets[split].name,
+            model, images, store=store, batch_size=batch_size, before_projection=True,
+            label=images.name,
         )  # fmt: skip
-    if len({images.classes for images in sets.values()}) > 1:
-        raise ImageError(f"the splits of {data} have different class folders")
-    notes = [
-        f"unreadable, left out of {split}: {name}: {reason}"
-        for split in ("train", "val")
-        if split in found
-        for name, reason in found[split].unreadable.items()
-    ]
-    train = found["train"]
+        if not np.isfinite(found[split].features).all():
+            raise VideoclipError(
+                f"features of {images.name} are not numbers (NaN): the weights hold such values, "
+                "or overflow in half precision; load other weights, or convert them to float32"
+            )
+        if split != "test":
+            bad = found[split].unreadable.items()
+            notes += [f"unreadable, left out of {split}: {name}: {why}" for name, why in bad]
+    train, test = found["train"], sets["test"]
     if "val" in found:
-        return Splits(train, found["val"], found["test"], sets["test"], notes)
-    apart = held_out(train)
-    notes.append(f"C was chosen on {apart.sum()} of the {len(apart)} training pictures, held out")
-    return Splits(
-        select(train, ~apart), select(train, apart), found["test"], sets["test"], notes
-    )  # fmt: skip
+        validation = found["val"]
+    else:
+        apart = held_out(train)
+        notes.append(
+            f"C was chosen on {apart.sum()} of the {len(apart)} training pictures, held out"
+        )
+        train, validation = select(train, ~apart), select(train, apart)
+    known = {*train.labels.tolist(), *validation.labels.tolist()}
+    unknown = [test.classes[label] for label in np.unique(test.labels) if label not in known]
+    if unknown:
+        notes.append(
+            f"no readable training picture, so test pictures count as wrong: {', '.join(unknown)}"
+        )
+    return Splits(train, validation, found["test"], test, notes)
+
+
+def _sets(
+    data: str | Path, splits: Sequence[str], classes: Path | None, download: bool
+) -> tuple[dict[str, ImageSet], list[str]]:
+    """The pictures of train, of test, and of val where there is one, and what had to be decided."""
+    train, val, test = splits
+    if train == test:
+        raise ImageError(f"train and test are both the split {test!r}; give two that differ")
+    whole = image_set(data, split=train, classes=classes, download=download)
+    notes, read = [], [whole]
+    if whole.split is None:
+        apart = _apart(whole.labels, np.array(whole.names), "test")
+        sets = {
+            "train": whole.part(np.flatnonzero(~apart), "train"),
+            "test": whole.part(np.flatnonzero(apart), "test"),
+        }
+        if not len(sets["test"]):
+            raise ImageError(f"{data} has no splits and too few pictures of a class to make them")
+        notes.append(
+            f"{whole.name} has no splits; pictures were dealt out by their names: "
+            f"{len(sets['train'])} train, {len(sets['test'])} test"
+        )
+    else:
+        sets = {
+            "train": whole,
+            "test": image_set(data, split=test, classes=classes, download=download),
+        }
+        if val not in (train, test):
+            with suppress(SplitError):
+                sets["val"] = image_set(data, split=val, classes=classes, download=download)
+        if len({images.classes for images in sets.values()}) > 1:
+            raise ImageError(f"the splits of {data} have different class folders")
+        read = list(sets.values())
+    notes += [
+        f"left out of {images.name}: {images.left_out} files that are no pictures, hidden, or "
+        "beside the class folders"
+        for images in read
+        if images.left_out
+    ]
+    return sets, notes
 
 
 def linear_probe(splits: Splits) -> Probe:
-    """Chooses C on validation, fits train and validation together, classifies test."""
+    """Chooses C on validation, fits train and validation together, classifies test.
+
+    Raises VideoclipError where there is nothing to choose it on.
+    """
+    if not len(splits.validation.labels):
+        raise VideoclipError(
+            "the classes have too few training pictures to hold some out, so there is nothing to "
+            "choose C on; add pictures, or a folder val beside train"
+        )
     found = sweep(splits.train, splits.validation, label="linear probe")
     model, converged = fit(joined(splits.train, splits.validation), found.strength)
-    notes = []
-    if found.unconverged or not converged:
-        notes.append(
-            f"{found.unconverged} of the {len(found.tried)} fits that chose C ended at the limit "
-            f"of iterations, the last one {'converged' if converged else 'did too'}"
-        )
-    return Probe(splits.result(model), found, notes)
+    return Probe(splits.result(model), found, _unconverged("the linear probe", found, converged))
 
 
 def few_shot_curve(
     splits: Splits, shots: Sequence[int] = SHOTS, seeds: Sequence[int] = (0, 1, 2)
-) -> dict[int, list[Classification]]:
-    """Probes on K pictures per class: {K: a result per seed}.
+) -> FewShot:
+    """Probes on K pictures per class.
 
     C is chosen on up to four further pictures per class, as CoOp does it (Zhou et al. 2022); the
     last fit sees the K alone.
@@ -195,17 +266,48 @@ def few_shot_curve(
     Raises VideoclipError where a class has too few pictures.
     """
     pool = joined(splits.train, splits.validation)
-    curve: dict[int, list[Classification]] = {}
+    _require_enough(pool, splits.images.classes, max(shots))
+    curve = FewShot({}, {}, [])
+    bar = tqdm(total=len(shots) * len(seeds), desc="few-shot probes", unit="probe")
     for count in shots:
-        curve[count] = []
+        results, strengths = [], []
         for seed in seeds:
-            further = min(count, 4)
+            further = min(count, FURTHER)
             drawn = few_shot(pool, count + further, seed=seed).reshape(-1, count + further)
             train = select(pool, drawn[:, :count].ravel())
             validation = select(pool, drawn[:, count:].ravel())
-            found = sweep(train, validation, label=f"{count}-shot probe, seed {seed}")
-            curve[count].append(splits.result(fit(train, found.strength)[0]))
+            name = f"{count}-shot probe, seed {seed}"
+            found = sweep(train, validation, label=name)
+            model, converged = fit(train, found.strength)
+            results.append(splits.result(model))
+            strengths.append(found.strength)
+            curve.notes.extend(_unconverged(f"the {name}", found, converged))
+            bar.update()
+        curve.results[count], curve.strengths[count] = results, strengths
+    bar.close()
     return curve
+
+
+def _require_enough(pool: ImageFeatures, classes: Sequence[str], shots: int) -> None:
+    labels, counts = np.unique(pool.labels, return_counts=True)
+    needed = shots + min(shots, FURTHER)
+    if counts.min() < needed:
+        raise VideoclipError(
+            f"the class {classes[labels[counts.argmin()]]!r} has {counts.min()} readable training "
+            f"pictures; {shots} shots take {needed}, for {needed - shots} more choose C; ask for "
+            "fewer with --shots"
+        )
+
+
+def _unconverged(name: str, found: Sweep, converged: bool) -> list[str]:
+    """A sentence where a fit ended at the limit of iterations, or nothing."""
+    if converged and not found.unconverged:
+        return []
+    last = "the last fit converged" if converged else "the last fit did too"
+    return [
+        f"{name}: {found.unconverged} of the {len(found.tried)} fits that chose C ended at the "
+        f"limit of iterations; {last}"
+    ]
 
 
 def held_out(features: ImageFeatures, *, share: float = VALIDATION, seed: int = 0) -> np.ndarray:
@@ -214,9 +316,16 @@ def held_out(features: ImageFeatures, *, share: float = VALIDATION, seed: int = 
     A function of (seed, class, names), so the order of the files does not matter. A class with one
     item keeps it for training.
     """
-    chosen = np.zeros(len(features.labels), dtype=bool)
-    for label in np.unique(features.labels):
-        order = _order(features, label, f"validation {seed}")
+    return _apart(features.labels, features.names, f"validation {seed}", share)
+
+
+def _apart(
+    labels: np.ndarray, names: np.ndarray, purpose: str, share: float = VALIDATION
+) -> np.ndarray:
+    """The same share of every class, (N,) bool."""
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        order = _order(labels, names, label, purpose)
         chosen[order[: round(share * len(order))]] = True
     return chosen
 
@@ -230,7 +339,7 @@ def few_shot(features: ImageFeatures, shots: int, *, seed: int) -> np.ndarray:
     """
     drawn = []
     for label in np.unique(features.labels):
-        order = _order(features, label, f"shots {seed}")
+        order = _order(features.labels, features.names, label, f"shots {seed}")
         if len(order) < shots:
             raise VideoclipError(
                 f"class number {label} has {len(order)} readable training pictures, {shots} are "
@@ -249,10 +358,10 @@ def select(features: ImageFeatures, chosen: np.ndarray) -> ImageFeatures:
     )
 
 
-def _order(features: ImageFeatures, label: int, purpose: str) -> np.ndarray:
+def _order(labels: np.ndarray, names: np.ndarray, label: int, purpose: str) -> np.ndarray:
     """The items of a class in a random order that follows from their names."""
-    items = np.flatnonzero(features.labels == label)
-    items = items[np.argsort(features.names[items], kind="stable")]
+    items = np.flatnonzero(labels == label)
+    items = items[np.argsort(names[items], kind="stable")]
     return generator("probe", purpose, int(label)).permutation(items)
 
 

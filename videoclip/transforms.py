@@ -4,6 +4,7 @@ Frames stay uint8 until they are on the tower's device, so that a batch is an ei
 float64 frames (CLIP4Clip's loader) would be.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,35 +18,50 @@ from torchvision.transforms.v2 import functional as transform
 
 from videoclip.randomness import generator
 
+Fit = Literal["crop", "squash"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pixels:
-    """How pixels are normalized; it belongs to the weights and travels with them."""
+    """How pixels are prepared; it belongs to the weights and travels with them."""
 
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     """Per channel, of values in 0..1; the default is OpenAI's."""
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     """Per channel, of values in 0..1; the default is OpenAI's."""
+    fit: Fit = "crop"
+    """How a picture becomes a square: its middle is kept, as OpenAI does, or it is squashed, as for
+    SigLIP and some of open_clip's models (resize_mode squash)."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the pixels would be divided by nothing."""
+        if not all(0 < value < math.inf for value in self.std):
+            raise ValueError(f"the pixel standard deviation is {self.std}; it must be over 0")
 
 
-def resize_and_crop(frames: np.ndarray, size: int) -> Tensor:
+def resize_and_crop(frames: np.ndarray, size: int, fit: Fit = "crop") -> Tensor:
     """Frames (T, H, W, 3) uint8 -> (T, 3, size, size) uint8.
 
-    The short side becomes `size` (bicubic with antialiasing), then the middle is kept. Of the
-    values that OpenAI's PIL pipeline gives 0.2 % are 1/255 off and one in a million 2/255 (measured
-    on 84 real pictures); without antialiasing they would be up to 26/255 off.
+    The short side becomes `size` (bicubic with antialiasing) and the middle is kept; to fit by
+    squash both sides become `size`. Of the values that OpenAI's PIL pipeline gives 0.2 % are 1/255
+    off and one in a million 2/255 (measured on 84 real pictures); without antialiasing they would
+    be up to 26/255 off.
     """
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
     pixels = transform.resize(
-        pixels, [size], interpolation=InterpolationMode.BICUBIC, antialias=True
+        pixels, _sides(size, fit), interpolation=InterpolationMode.BICUBIC, antialias=True
     )
     return transform.center_crop(pixels, [size, size])
 
 
 def image_pixels(
-    image: Image.Image, size: int, *, resize: Literal["exact", "tensor"] = "exact"
+    image: Image.Image,
+    size: int,
+    *,
+    fit: Fit = "crop",
+    resize: Literal["exact", "tensor"] = "exact",
 ) -> Tensor:
-    """A picture -> (3, size, size) uint8: resized (bicubic), cut in the middle, in RGB.
+    """A picture -> (3, size, size) uint8: resized (bicubic) and cut to `fit`, in RGB.
 
     exact: to the bit what OpenAI's pipeline gives with the same Pillow; it resizes in the picture's
     own mode and converts to RGB last. (Pillow 13 begins with the height where a picture is far
@@ -54,10 +70,15 @@ def image_pixels(
     before it is resized.
     """
     if resize == "tensor":
-        return resize_and_crop(np.array(image.convert("RGB"))[None], size)[0]
-    resized = transform.resize(image, [size], interpolation=InterpolationMode.BICUBIC)
+        return resize_and_crop(np.array(image.convert("RGB"))[None], size, fit)[0]
+    resized = transform.resize(image, _sides(size, fit), interpolation=InterpolationMode.BICUBIC)
     cropped = transform.center_crop(resized, [size, size]).convert("RGB")
     return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).contiguous()
+
+
+def _sides(size: int, fit: Fit) -> list[int]:
+    """What torchvision takes: one number is the short side, two are both."""
+    return [size] if fit == "crop" else [size, size]
 
 
 def random_crop(pixels: Tensor, smallest: float, *, seed: int, epoch: int, sample: str) -> Tensor:

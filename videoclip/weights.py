@@ -20,7 +20,7 @@ from videoclip.card import MARK, model_card
 from videoclip.checkpoints import Checkpoint
 from videoclip.config import from_json, nearest, to_json
 from videoclip.downloads import OUR_SLOTS, OURS, hub_folder
-from videoclip.errors import WeightsError
+from videoclip.errors import WeightsError, explained
 from videoclip.layers import Activation
 from videoclip.layouts import Layout, faults, from_file, openai, to_file, transformers
 from videoclip.model import Model, count_parameters
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 WEIGHTS = hugging_face.WEIGHTS
 CONFIG = OURS
 SLOTS = OUR_SLOTS
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+"""What ends so is a file, never a name on the hub."""
 FORMAT = 2
 
 
@@ -56,13 +58,17 @@ def load(source: str | Path, *, activation: Activation | None = None) -> "VideoC
         return _built(checkpoints.from_weights(path, activation), path)
     if name in named.ARCHITECTURES:
         return _built(checkpoints.from_weights(named.fetch(name), activation), name)
-    if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.@-]+", name):
-        if re.match(r"ViT-|RN\d", name):
-            raise WeightsError(f"OpenAI has no model {name}; {nearest(name, named.ARCHITECTURES)}")
+    if re.match(r"vit-|rn\d", name.lower()) and path.suffix not in SUFFIXES:
+        raise WeightsError(
+            f"there is no file or folder {name}, and OpenAI has no such model; "
+            f"{nearest(name, named.ARCHITECTURES)}"
+        )
+    is_name = isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name)
+    if is_name and path.suffix not in SUFFIXES:
         return _built(_folder(hub_folder(name), activation), name)
     raise WeightsError(
-        f"{name} is no file, is not a folder, no name on the Hugging Face hub (owner/name) and no "
-        f"model of OpenAI ({', '.join(named.ARCHITECTURES)})"
+        f"there is no file or folder {name}; give the path of one that is there, a name on the "
+        f"Hugging Face hub (owner/name) or a model of OpenAI ({', '.join(named.ARCHITECTURES)})"
     )
 
 
@@ -87,17 +93,16 @@ def _saved(folder: Path, activation: Activation | None) -> Checkpoint:
         raise WeightsError(
             f"{folder} holds no complete model: writing it was interrupted; save it again"
         )
-    try:
+    with explained(f"{folder} is damaged", "save the model again"):
         written = json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder} is damaged: {error}; save the model again") from error
     if not isinstance(written, dict) or written.get("format") != FORMAT:
         found = written.get("format") if isinstance(written, dict) else None
         raise WeightsError(
             f"{folder} has format {found!r}, this version reads {FORMAT}; "
             "use the version of videoclip that wrote it"
         )
-    model = from_json(Model, written.get("model"), "model")
+    with explained(f"{folder / CONFIG} cannot be used", "save the model again"):
+        model = from_json(Model, written.get("model"), "model")
     checkpoints.agreed(activation, model.text.activation, folder)
     weights = read(folder / WEIGHTS)
     if (folder / SLOTS).is_file():
@@ -108,15 +113,26 @@ def _saved(folder: Path, activation: Activation | None) -> Checkpoint:
 
 def _built(checkpoint: Checkpoint, source: object) -> "VideoCLIP":
     """The model of a checkpoint; built without memory, since it takes over the file's tensors."""
-    try:
+    with explained(f"{source} describes a model that cannot be built", "get it again"):
+        _require_sizes(checkpoint.model)
         with torch.device("meta"):
             model = checkpoint.model.build()
-    except ValueError as error:
-        raise WeightsError(f"{source} describes a model that cannot be built: {error}") from error
     load_exactly(model, checkpoint.weights, str(source), _inside(checkpoint.layout))
     still = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     assert not still, f"buffers that are not saved must be made on the CPU by name: {still}"
     return model.eval()
+
+
+def _require_sizes(model: Model) -> None:
+    """Raises ConfigError or ValueError for what is no size; other projects' files may hold any."""
+    from_json(Model, to_json(model), "model")
+    for name, tower in (("visual", model.visual), ("text", model.text)):
+        for field, value in vars(tower).items():
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int) and number < (field != "end_of_text"):
+                    raise ValueError(f"{name}.{field} is {value}")
+    if model.embedding < 1:
+        raise ValueError(f"embedding is {model.embedding}")
 
 
 def _inside(layout: Layout) -> Layout:
@@ -167,7 +183,7 @@ def save(model: "VideoCLIP", folder: Path) -> None:
         for name, content in (files or {}).items():
             (folder / name).write_text(_json(content))
         card = folder / "README.md"
-        if not card.is_file() or MARK in card.read_text():
+        if not card.is_file() or MARK.encode() in card.read_bytes():
             parameters = count_parameters(list(model.parameters()))
             card.write_text(model_card(model.config, parameters, for_transformers=bool(files)))
         partial.replace(folder / CONFIG)

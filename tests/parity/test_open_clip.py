@@ -12,13 +12,16 @@ from foreign import (
     open_clip_model,
     write_json,
 )
+from pictures_on_disk import picture
 from safetensors.torch import save_file
 
 import videoclip
-from videoclip.errors import WeightsError
+from videoclip.errors import VocabularyError, WeightsError
 from videoclip.model import Model
 from videoclip.named import architecture
+from videoclip.tokenizer import VOCABULARY
 from videoclip.towers import ResNet, Text, ViT
+from videoclip.transforms import image_pixels
 from videoclip.types import Frames
 from videoclip.weights import load_exactly
 
@@ -104,10 +107,10 @@ def test_every_kind_of_file(tmp_path, name: str) -> None:
     assert_same(videoclip.load(str(path), activation="quick_gelu"), theirs)
 
 
-def test_a_training_checkpoint(tmp_path) -> None:
+@pytest.mark.parametrize("prefix", ["module.", "module._orig_mod.", "_orig_mod.module."])
+def test_a_training_checkpoint(tmp_path, prefix: str) -> None:
     """Wrapped for several processes and compiled, beside an optimizer, in half precision."""
     theirs = open_clip_model("resnet").half().float()
-    prefix = "module._orig_mod."
     weights = {prefix + k: v for k, v in theirs.state_dict().items()}
     weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
     weights[prefix + "logit_scale"] = theirs.logit_scale.detach()[None]
@@ -125,6 +128,13 @@ def test_older_files_without_counters_of_batches(tmp_path) -> None:
     weights["attn_mask"] = theirs.attn_mask
     torch.save(weights, tmp_path / "old.pt")
     assert_same(videoclip.load(tmp_path / "old.pt", activation="quick_gelu"), theirs)
+    weights["visual.attn_mask"] = theirs.attn_mask
+    weights["visual.bn1.num_batches_tracked"] = torch.tensor(3)
+    torch.save(weights, tmp_path / "odd.pt")
+    with pytest.raises(WeightsError) as error:
+        videoclip.load(tmp_path / "odd.pt", activation="quick_gelu")
+    assert "unexpected: visual.attn_mask" in str(error.value)
+    assert "missing: visual.bn2.num_batches_tracked" in str(error.value)
 
 
 @pytest.mark.parametrize("custom", [False, True])
@@ -193,7 +203,7 @@ def test_an_end_of_text_that_is_not_the_highest_id(tmp_path) -> None:
         ("vision_cfg", "no_ln_pre", True),
         ("text_cfg", "no_causal_mask", True),
         ("text_cfg", "hf_model_name", "roberta-base"),
-        ("preprocess_cfg", "resize_mode", "squash"),
+        ("preprocess_cfg", "resize_mode", "longest"),
         ("preprocess_cfg", "interpolation", "bilinear"),
     ],
 )
@@ -206,8 +216,54 @@ def test_what_is_not_built_is_refused(tmp_path, section: str, field: str, value)
         videoclip.load(tmp_path)
 
 
+def test_a_tower_of_another_library_is_named(tmp_path) -> None:
+    for key in ("visual.trunk.blocks.0.norm1.weight", "text.transformer.embeddings.LayerNorm.bias"):
+        torch.save({"visual.x": torch.ones(1), key: torch.ones(1)}, tmp_path / "timm.pt")
+        with pytest.raises(WeightsError, match=r"tower of another library .*use open_clip"):
+            videoclip.load(tmp_path / "timm.pt", activation="gelu")
+
+
+def test_another_tokenizer_of_the_same_vocabulary_is_refused(tmp_path) -> None:
+    """The ids would be wrong in silence; of another vocabulary `tokenize` refuses."""
+    for size in (1000, VOCABULARY):
+        config = open_clip_config("vit", "gelu", vocab_size=size, hf_tokenizer_name="bert")
+        theirs = open_clip.model.CLIP(**config).eval()
+        write_folder(tmp_path, theirs, config)
+        if size == VOCABULARY:
+            with pytest.raises(WeightsError, match="not built here: hf_tokenizer_name = 'bert'"):
+                videoclip.load(tmp_path)
+        else:
+            with pytest.raises(VocabularyError, match="a vocabulary of 1000 tokens"):
+                videoclip.load(tmp_path).tokenize("a cat")
+
+
+def test_a_flag_that_is_no_boolean_is_not_taken_for_one(tmp_path) -> None:
+    config = open_clip_config("vit", "gelu") | {"quick_gelu": "false"}
+    write_folder(tmp_path, open_clip_model("vit", "gelu"), config)
+    with pytest.raises(WeightsError, match="quick_gelu is 'false', expected true or false"):
+        videoclip.load(tmp_path)
+
+
+def test_squashed_pictures(tmp_path) -> None:
+    """As open_clip's DFN5B models are trained."""
+    theirs = open_clip_model("vit", "gelu")
+    preprocess = {"resize_mode": "squash", "interpolation": "bicubic", "size": [SIZE, SIZE]}
+    write_folder(tmp_path, theirs, open_clip_config("vit", "gelu"), preprocess)
+    ours = videoclip.load(tmp_path)
+    assert ours.config.pixels.fit == "squash"
+    image = picture(50, 90)
+    assert torch.equal(ours.preprocess(image), image_pixels(image, SIZE, fit="squash"))
+    ours.save_pretrained(tmp_path / "saved")
+    assert videoclip.load(tmp_path / "saved").config == ours.config
+
+
 def test_a_configuration_of_another_size_is_refused(tmp_path) -> None:
     config = open_clip_config("vit", "gelu")
+    config["multimodal_cfg"] = {"width": 64}
+    write_folder(tmp_path, open_clip_model("deep", "gelu"), config)
+    with pytest.raises(WeightsError, match="describes CoCa"):
+        videoclip.load(tmp_path)
+    del config["multimodal_cfg"]
     write_folder(tmp_path, open_clip_model("deep", "gelu"), config)
     with pytest.raises(WeightsError, match=r"unexpected: visual\.transformer\.resblocks\.23"):
         videoclip.load(tmp_path)

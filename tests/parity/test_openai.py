@@ -6,7 +6,15 @@ from pathlib import Path
 import open_clip.openai
 import pytest
 import torch
-from foreign import VISUALS, captions, images, open_clip_model, write_archive
+from foreign import (
+    VISUALS,
+    captions,
+    images,
+    open_clip_config,
+    open_clip_model,
+    write_archive,
+    write_json,
+)
 
 import videoclip
 from videoclip.errors import WeightsError
@@ -75,6 +83,23 @@ def test_an_archive_whose_program_runs_exact_gelu_is_believed(tmp_path) -> None:
         videoclip.load(tmp_path / "other.pt", activation="quick_gelu")
 
 
+@pytest.mark.parametrize("kind", ["archive", "weights"])
+def test_openais_weights_in_an_exact_gelu_configuration_are_an_error(tmp_path, kind: str) -> None:
+    path = tmp_path / "open_clip_pytorch_model.bin"
+    weights = write_archive(open_clip_model(), path)
+    if kind == "weights":
+        torch.save(weights, path)
+    for activation in ("quick_gelu", "gelu"):
+        config = open_clip_config("vit", activation)
+        write_json(tmp_path / "open_clip_config.json", {"model_cfg": config})
+        if activation == "quick_gelu":
+            assert videoclip.load(tmp_path).config.text.activation == "quick_gelu"
+            continue
+        for source in (path, tmp_path):
+            with pytest.raises(WeightsError, match=r"quick_gelu, but .*config\.json asks for gelu"):
+                videoclip.load(source)
+
+
 def test_the_state_dict_of_an_archive_is_quick_gelu_too(tmp_path) -> None:
     weights = write_archive(open_clip_model(), tmp_path / "archive.pt")
     torch.save(weights, tmp_path / "weights.pt")
@@ -129,7 +154,7 @@ def test_a_key_removed_renamed_or_reshaped_is_refused_by_name(tmp_path) -> None:
         "  misshapen: visual.proj is (128, 31), expected (128, 32)",
         "  missing: ln_final.weight",
         "  missing: visual.ln_pre.bias",
-        "  no tensor: logit_scale is a int",
+        "  no plain tensor: logit_scale is int",
         "  unexpected: ln_finall.weight; did you mean 'ln_final.weight'?",
         "  unexpected: note",
         "  wrong type: ln_final.bias is torch.int8, expected torch.float32",
@@ -141,10 +166,45 @@ def test_a_key_removed_renamed_or_reshaped_is_refused_by_name(tmp_path) -> None:
     "positional_embedding", "text_projection", "transformer.resblocks.0.mlp.c_fc.weight",
 ])  # fmt: skip
 def test_keys_that_tell_the_sizes_are_missed_by_name(tmp_path, key: str) -> None:
-    lines = wrong(tmp_path / "a.pt", lambda weights: weights.pop(key))
-    assert [line.split(" (")[0] for line in lines] == [f"  {key}"]
-    lines = wrong(tmp_path / "b.pt", lambda weights: weights.update({key: torch.zeros(2)}))
-    assert [line.split(" (")[0] for line in lines] == [f"  {key}"]
+    """And so are all others, though nothing is known of their shapes."""
+
+    def change(weights: dict) -> None:
+        weights["ln_finall.bias"] = weights.pop("ln_final.bias")
+        weights[key + "s"] = weights.pop(key)
+
+    renamed = {"ln_final.bias": "ln_finall.bias", key: key + "s"}
+    expected = [f"  missing: {old}" for old in renamed]
+    expected += [f"  unexpected: {new}; did you mean '{old}'?" for old, new in renamed.items()]
+    assert wrong(tmp_path / "a.pt", change) == sorted(expected)
+    lines = wrong(tmp_path / "b.pt", lambda weights: weights.update({key: torch.zeros(2, 3, 4)}))
+    assert lines == [f"  misshapen: {key} is (2, 3, 4), expected {4 if 'conv' in key else 2} axes"]
+
+
+@pytest.mark.parametrize("visual", ["vit", "resnet"])
+@pytest.mark.parametrize("custom", [False, True])
+def test_every_key_is_missed_by_name(tmp_path, visual: str, custom: bool) -> None:
+    """Some keys at a time, until each was removed, renamed and reshaped once."""
+    whole = open_clip_model(visual, custom=custom).state_dict()
+    path = tmp_path / "weights.pt"
+    for part in range(5):
+        chosen = list(whole)[part::5]
+        for fault in ("removed", "renamed", "reshaped"):
+            weights = dict(whole)
+            for key in chosen:
+                value = weights.pop(key)
+                if fault == "renamed":
+                    weights[f"{key}_"] = value
+                elif fault == "reshaped":
+                    weights[key] = value[None, None]
+            torch.save(weights, path)
+            with pytest.raises(WeightsError) as error:
+                videoclip.load(path, activation="quick_gelu")
+            found = {line.split(" is ")[0] for line in str(error.value).splitlines()[1:]}
+            kind = "misshapen" if fault == "reshaped" else "missing"
+            expected = {f"  {kind}: {key}" for key in chosen}
+            if fault == "renamed":
+                expected |= {f"  unexpected: {key}_; did you mean '{key}'?" for key in chosen}
+            assert found == expected
 
 
 def test_a_missing_layer_in_the_middle_is_not_a_shallower_model(tmp_path) -> None:

@@ -8,6 +8,7 @@ import torch
 import transformers
 from foreign import VOCABULARY, captions, images, randomized, transformers_config, write_json
 from models import COMBINATIONS, build
+from pictures_on_disk import picture
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,6 +18,7 @@ import videoclip.transforms
 from videoclip.errors import WeightsError
 from videoclip.model import Model
 from videoclip.towers import ResNet, Text, ViT
+from videoclip.types import Frames
 
 SIZE = 56
 
@@ -99,6 +101,15 @@ def test_a_part_that_is_missing_is_named(tmp_path) -> None:
         videoclip.load(tmp_path)
 
 
+def test_an_index_that_is_none_is_named(tmp_path) -> None:
+    written(tmp_path, transformers_config())
+    (tmp_path / "model.safetensors").unlink()
+    for content in ([], {"weight_map": {"a": 1, "b": "c"}}):
+        write_json(tmp_path / "model.safetensors.index.json", content)
+        with pytest.raises(WeightsError, match=r"index\.json is no index of weights"):
+            videoclip.load(tmp_path)
+
+
 def test_the_older_form_of_its_configuration(tmp_path) -> None:
     """Fields left out are those of B/32; the second of two texts counts; 2 is the highest id."""
     theirs = written(tmp_path, transformers_config())
@@ -127,9 +138,37 @@ def test_its_image_processor_says_how_pixels_are_normalized(tmp_path) -> None:
     path.unlink()
     write_json(tmp_path / "processor_config.json", {"image_processor": content})
     assert videoclip.load(tmp_path).config.pixels == pixels
-    write_json(tmp_path / "preprocessor_config.json", {**content, "resample": 2})
-    with pytest.raises(WeightsError, match=r"asks for \{'resample': 2\}"):
-        videoclip.load(tmp_path)
+    for change in (
+        {"resample": 2}, {"rescale_factor": 1 / 127.5}, {"do_normalize": False},
+        {"do_center_crop": False}, {"size": {"shortest_edge": 256}}, {"crop_size": 200},
+        {"size": {"height": 224, "width": 200}},
+    ):  # fmt: skip
+        [name] = change
+        write_json(tmp_path / "preprocessor_config.json", content | change)
+        with pytest.raises(WeightsError, match=rf"preprocessor_config.json asks for .*{name}"):
+            videoclip.load(tmp_path)
+    for text in ("[]", "{", "[" * 100_000):
+        (tmp_path / "preprocessor_config.json").write_text(text)
+        with pytest.raises(WeightsError, match=r"preprocessor_config\.json cannot be used"):
+            videoclip.load(tmp_path)
+
+
+def test_pictures_that_are_squashed(tmp_path) -> None:
+    written(tmp_path, transformers_config())
+    theirs = transformers.CLIPImageProcessorPil(
+        size={"height": SIZE, "width": SIZE}, do_center_crop=False
+    )
+    theirs.save_pretrained(tmp_path)
+    ours = videoclip.load(tmp_path)
+    assert ours.config.pixels.fit == "squash"
+    image = picture(90, 50)
+    found = ours.normalized(Frames(ours.preprocess(image)[None, None], torch.ones(1, 1)))
+    expected = theirs(image, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(found[0], expected, atol=1e-6, rtol=0)
+    ours.save_pretrained(tmp_path / "saved")
+    assert videoclip.load(tmp_path / "saved").config == ours.config
+    again = transformers.CLIPImageProcessorPil.from_pretrained(tmp_path / "saved")
+    assert torch.equal(again(image, return_tensors="pt")["pixel_values"], expected)
 
 
 def test_new_tokens_after_the_end_of_text(tmp_path) -> None:
@@ -156,6 +195,12 @@ def test_what_is_not_built_is_refused(tmp_path) -> None:
         config["vision_config"][field] = value
         write_json(tmp_path / "config.json", config)
         with pytest.raises(WeightsError, match=rf"in vision_config for.*{field} '?{value}"):
+            videoclip.load(tmp_path)
+    for field, value in (("num_hidden_layers", 3.0), ("patch_size", 0), ("hidden_size", "128")):
+        config = json.loads(original)
+        config["vision_config"][field] = value
+        write_json(tmp_path / "config.json", config)
+        with pytest.raises(WeightsError, match=rf"{tmp_path}.*cannot be"):
             videoclip.load(tmp_path)
     config = json.loads(original)
     config["model_type"] = "siglip"

@@ -131,6 +131,8 @@ def _source(name: str) -> Source:
     """A recipe, or the run.json of an earlier run."""
     if not name.endswith(".json"):
         recipe = recipe_named(name)
+        if not isinstance(recipe.base, Experiment):
+            raise ConfigError(f"{name} is a recipe of pictures: videoclip pretrain {name}")
         return Source(recipe.base, recipe.rows, title=name, recipe=recipe)
     try:
         run = json.loads(Path(name).read_text())

@@ -17,15 +17,22 @@ class Options:
     """Fits a linear classifier on the image features of a model, as in the CLIP paper.
 
     Logistic regression (scikit-learn, L-BFGS); its strength C is chosen on the validation split,
-    or on a fifth of train where there is none, then train and validation are fitted together. The
-    features are those before the projection for a ViT; they are kept in the output folder.
+    or on a fifth of train where there is none, then train and validation are fitted together. Data
+    without any splits is dealt out, a fifth for test, which is said. The features are those before
+    the projection for a ViT; they are kept in the output folder.
     """
 
     model: tyro.conf.Positional[str]
     """What videoclip.load opens: a folder, a file, ViT-B/32, or a name on the Hugging Face hub."""
     data: str
-    """A folder with train and test (and val, if there is one) that hold class folders, or a data
-    set of torchvision on disk: torchvision:CIFAR10:/data."""
+    """A folder with train and test (and val, if there is one) that hold class folders, a folder of
+    class folders, or a data set of torchvision on disk: torchvision:CIFAR10:/data."""
+    train: str = "train"
+    """What the data calls the split to fit on; torchvision's OxfordIIITPet says trainval."""
+    val: str = "val"
+    """The split to choose C on, if the data has it."""
+    test: str = "test"
+    """The split to be right on; of torchvision's ImageNet it is val."""
     classes: Path | None = None
     """Other class names for the tables: a JSON file {"folder": "name"}, or one name a line."""
     batch_size: int = 64
@@ -44,6 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     splits = read_splits(
         load(options.model).to(device()),
         options.data,
+        splits=(options.train, options.val, options.test),
         classes=options.classes,
         store=options.output / "features",
         batch_size=options.batch_size,
@@ -52,6 +60,8 @@ def main(arguments: Sequence[str]) -> None:
     found = linear_probe(splits)
     print(f"\n{splits.images.name}, linear probe, C = {found.sweep.strength:.3g}\n")
     print("\n".join([summary(found.result), *splits.notes, *found.notes]))
+    for name, reason in splits.test.unreadable.items():
+        print(f"unreadable, counted as wrong: {name}: {reason}")
     write(
         found.result,
         splits.images.names,

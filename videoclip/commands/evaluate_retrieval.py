@@ -58,7 +58,10 @@ def main(arguments: Sequence[str]) -> None:
     beside = Path(options.model) if Path(options.model).is_dir() else Path("runs")
     output = options.output or beside / f"evaluation-{options.frame_order}"
     store = FrameStore(
-        output / "frames", size=model.config.visual.image_size, frames=options.frames
+        output / "frames",
+        size=model.config.visual.image_size,
+        frames=options.frames,
+        fit=model.config.pixels.fit,
     )
     store.fill(clips, 1, options.split)
     found = evaluate(model, clips, store, model.tokenizer(options.words), order=options.frame_order)

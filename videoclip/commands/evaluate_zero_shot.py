@@ -8,8 +8,9 @@ import tyro
 
 from videoclip.cells import device
 from videoclip.class_report import FILES, summary, write
+from videoclip.errors import VideoclipError
 from videoclip.images import image_set
-from videoclip.prompts import prompts, templates_of
+from videoclip.prompts import PLAIN, Name, prompts, templates_of
 from videoclip.weights import load
 from videoclip.zero_shot import zero_shot
 
@@ -29,12 +30,12 @@ class Options:
     on disk: torchvision:CIFAR10:/data."""
     split: str = "test"
     """Which pictures, where the data has splits."""
-    templates: tuple[str, ...] = ("a photo of a {}.",)
+    templates: tuple[str, ...] = (PLAIN,)
     """Sentences with {} for the class, a text file of them, or the name of a published set such as
     imagenet, imagenet-7, cifar10, food101 (videoclip/prompts). Several are averaged."""
     classes: str | None = None
     """Other class names: a JSON file {"folder": "name"}, a text file with one a line in the sorted
-    order of the folders, or the name of a published set that has them (imagenet, gtsrb)."""
+    order of the folders, or the name of a published set that has them in that order (imagenet)."""
     batch_size: int = 64
     """Pictures per forward pass."""
     download: bool = False
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     templates = templates_of(options.templates)
     published = options.classes and not Path(options.classes).is_file()
+    names = _published(options.classes) if published else ()
     images = image_set(
         options.data,
         split=options.split,
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         model,
         images,
         templates,
-        classes=prompts(options.classes).classes if published else (),
+        classes=names,
         store=options.output / "features",
         batch_size=options.batch_size,
     )
@@ -80,3 +82,10 @@ def main(arguments: Sequence[str]) -> None:
         templates=templates,
     )
     print(f"{options.output}: {FILES}")
+
+
+def _published(name: str) -> tuple[Name, ...]:
+    found = prompts(name).classes
+    if not found:
+        raise VideoclipError(f"the prompts {name!r} name no classes; give a file of names")
+    return found

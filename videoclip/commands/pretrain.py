@@ -100,6 +100,7 @@ def main(arguments: Sequence[str]) -> None:
         seed=options.seed,
     )  # fmt: skip
     title = source.title or _title(settings.data.source)
+    title = options.pictures.resolve().name if options.pictures else title
     output = options.output or Path("runs") / title
     watched = _watched(options)
     if source.recipe and settings.data.source is None:
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     print(summary(results, output))
     if source.recipe:
-        source.recipe.report(output, watched)
+        source.recipe.report(settings, output, watched)
 
 
 def summary(results: dict[str, Any], output: Path) -> str:

@@ -42,7 +42,10 @@ def names() -> tuple[str, ...]:
 def prompts(name: str) -> Prompts:
     """The prompts of one of `names()`. Raises VideoclipError with the nearest name."""
     if name.lower() not in names():
-        raise VideoclipError(f"no prompts are named {name!r}; {nearest(name.lower(), names())}")
+        raise VideoclipError(
+            f"{name!r} is neither a file nor a published set of prompts; "
+            f"{nearest(name.lower(), names())}"
+        )
     held = json.loads((FOLDER / f"{name.lower()}.json").read_text(encoding="utf-8"))
     classes = tuple(c if isinstance(c, str) else tuple(c) for c in held.get("classes", ()))
     return Prompts(held["name"], held["source"], tuple(held["templates"]), classes)
@@ -55,11 +58,10 @@ def templates_of(given: Sequence[str]) -> tuple[str, ...]:
     """
     found: list[str] = []
     for item in given:
-        if "{" in item:
-            found.append(item)
+        if "{" in item or (" " in item and not Path(item).is_file()):
+            found.append(item)  # a sentence; without a place for the name it is refused below
         elif Path(item).is_file():
-            lines = Path(item).read_text(encoding="utf-8").splitlines()
-            found += [line.strip() for line in lines if line.strip()]
+            found += lines_of(Path(item), "the templates")
         else:
             found += prompts(item).templates
     wrong = [template for template in found if template.count("{}") != 1]
@@ -69,3 +71,14 @@ def templates_of(given: Sequence[str]) -> tuple[str, ...]:
             f"got {wrong[0] if wrong else 'none'!r}"
         )
     return tuple(found)
+
+
+def lines_of(path: Path, what: str) -> list[str]:
+    """The lines of a text file that say something. Raises VideoclipError that names `what`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a mark at the beginning
+    except (OSError, UnicodeDecodeError) as error:
+        raise VideoclipError(
+            f"{what} cannot be read: {path}: {error}; give a text file in UTF-8, one a line"
+        ) from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
