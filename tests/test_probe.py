@@ -62,11 +62,13 @@ def test_the_sweep_ends_where_every_strength_tried_would_have_led(monkeypatch) -
         assert sweep(zeros, zeros).strength == pytest.approx(STRENGTHS[planted])
 
 
-def test_of_equal_strengths_the_smallest_is_taken() -> None:
+def test_of_equal_strengths_the_one_nearest_to_one_is_taken() -> None:
     easy = features(noise=0.01)
     found = sweep(easy, easy)
     best = max(found.tried.values())
-    assert found.strength == min(c for c, value in found.tried.items() if value == best)
+    equal = [c for c, value in found.tried.items() if value == best]
+    assert found.strength == min(equal, key=lambda c: (abs(np.log(c)), c))
+    assert 0.5 < found.strength < 2
 
 
 def test_draws_depend_on_names_and_seed_alone() -> None:

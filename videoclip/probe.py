@@ -49,7 +49,11 @@ class Sweep(NamedTuple):
 
 
 def sweep(train: ImageFeatures, validation: ImageFeatures, *, label: str = "probe") -> Sweep:
-    """The C that is best on validation; of equally good ones the smallest, the most cautious."""
+    """The C that is best on validation; of equally good ones the one nearest to 1.
+
+    The ends are no place to be without a reason: at 1e-6 a fit may stop where it starts, having
+    learned nothing, and at 1e6 nothing is regularized.
+    """
     tried: dict[int, float] = {}
     unconverged = 0
     bar = tqdm(desc=f"choosing C for the {label}", unit="fit", leave=False)
@@ -64,7 +68,7 @@ def sweep(train: ImageFeatures, validation: ImageFeatures, *, label: str = "prob
             bar.update()
 
     def best() -> int:
-        return max(tried, key=lambda place: (tried[place], -place))
+        return max(tried, key=lambda place: (tried[place], -abs(np.log(STRENGTHS[place])), -place))
 
     for start in STARTS:
         accuracy(int(np.abs(np.log(STRENGTHS / start)).argmin()))
