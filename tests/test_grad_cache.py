@@ -1,6 +1,7 @@
 """A batch in chunks gives every parameter the gradient of the whole batch."""
 
 import copy
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -10,10 +11,11 @@ from models import build, captions, clips
 from torch import nn
 
 from videoclip import grad_cache
+from videoclip.contrast import Contrast
 from videoclip.layers import Blocks
 from videoclip.losses import contrastive, siglip
 from videoclip.towers import ResNet
-from videoclip.types import Frames, joined
+from videoclip.types import Batch, Frames, joined
 
 BATCH = 7
 MATCHES = torch.eye(BATCH, dtype=torch.bool)
@@ -46,7 +48,7 @@ def batch(frames: int, dtype: torch.dtype) -> tuple[Frames, torch.Tensor]:
     return Frames(clips(BATCH, frames).to(dtype), mask), captions(BATCH).flip(0)
 
 
-def whole(model, frames, ids, matches, loss, *, chunk_size, autocast=grad_cache.nullcontext):
+def whole(model, frames, ids, matches, loss, *, chunk_size, autocast=nullcontext):
     """One graph over the whole batch. It embeds in chunks only to draw the same random numbers."""
     with autocast():
         text = joined([model.embed_text(part) for part in ids.split(chunk_size)])
@@ -56,6 +58,15 @@ def whole(model, frames, ids, matches, loss, *, chunk_size, autocast=grad_cache.
     value = loss(scores.to(model.clip.logit_scale.dtype), matches)
     value.backward()
     return value.detach()
+
+
+def cached(model, frames, ids, matches, loss, *, chunk_size, autocast=nullcontext):
+    """What is tested: the same in chunks."""
+    made = Batch(frames, ids, matches, ("",) * len(frames.mask))
+    contrast = Contrast(model, made, loss, scores="whole", autocast=autocast)
+    return grad_cache.backward(
+        model, frames, ids, contrast, chunk_size=chunk_size, autocast=autocast
+    )
 
 
 def gradients(model: nn.Module, backward, seed: int = 3) -> tuple[float, dict[str, torch.Tensor]]:
@@ -81,7 +92,7 @@ def test_every_gradient_is_the_whole_batchs(case: str, chunk_size: int) -> None:
     frames, ids = batch(frames, torch.float64)
     run = partial(_run, frames, ids, loss, chunk_size)
     expected_loss, expected = gradients(model, partial(run, whole))
-    found_loss, found = gradients(model, partial(run, grad_cache.backward))
+    found_loss, found = gradients(model, partial(run, cached))
     assert found_loss == pytest.approx(expected_loss, abs=1e-12)
     assert_same(found, expected, 1e-12)
     # A tight scorer has no temperature; everything else is trained by every loss.
@@ -101,7 +112,7 @@ def test_float32_agrees_to_1e_6(case: str) -> None:
     frames, ids = batch(frames, torch.float32)
     run = partial(_run, frames, ids, loss, 3)
     assert_same(
-        gradients(model, partial(run, grad_cache.backward))[1],
+        gradients(model, partial(run, cached))[1],
         gradients(model, partial(run, whole))[1],
         1e-6,
     )
@@ -117,9 +128,7 @@ def test_without_dropout_it_is_the_models_own_forward() -> None:
         return loss
 
     expected_loss, expected = gradients(model, plain)
-    loss, found = gradients(
-        model, partial(_run, frames, ids, contrastive, 2, grad_cache.backward), seed=4
-    )
+    loss, found = gradients(model, partial(_run, frames, ids, contrastive, 2, cached), seed=4)
     assert loss == pytest.approx(expected_loss, abs=1e-12)
     assert_same(found, expected, 1e-12)
 
@@ -128,8 +137,8 @@ def test_the_temperature_is_counted_once() -> None:
     """open_clip multiplies its gradient by the number of chunks."""
     model = build(logit_bias=-10.0).double()
     frames, ids = batch(1, torch.float64)
-    _, one = gradients(model, partial(_run, frames, ids, siglip, 7, grad_cache.backward))
-    _, many = gradients(model, partial(_run, frames, ids, siglip, 1, grad_cache.backward))
+    _, one = gradients(model, partial(_run, frames, ids, siglip, 7, cached))
+    _, many = gradients(model, partial(_run, frames, ids, siglip, 1, cached))
     for name in ("clip.logit_scale", "clip.logit_bias"):
         assert one[name].abs() > 0
         torch.testing.assert_close(many[name], one[name], atol=1e-12, rtol=1e-12)
@@ -138,7 +147,7 @@ def test_the_temperature_is_counted_once() -> None:
 def test_gradients_add_to_those_that_are_there() -> None:
     model = build().double()
     frames, ids = batch(1, torch.float64)
-    run = partial(_run, frames, ids, contrastive, 2, grad_cache.backward)
+    run = partial(_run, frames, ids, contrastive, 2, cached)
     _, once = gradients(model, run)
     once = {name: gradient.clone() for name, gradient in once.items()}
     run(model)
@@ -150,7 +159,7 @@ def test_the_random_numbers_afterwards_are_those_of_the_whole_batch() -> None:
     model = with_dropout(build(scorer="tight"))
     frames, ids = batch(2, torch.float32)
     after = []
-    for backward in (whole, grad_cache.backward):
+    for backward in (whole, cached):
         gradients(model, partial(_run, frames, ids, contrastive, 3, backward))
         after.append(torch.rand(4))
     assert torch.equal(*after)
@@ -164,7 +173,7 @@ def test_under_bfloat16_autocast(checkpointing: bool) -> None:
     autocast = partial(torch.autocast, "cpu", torch.bfloat16)
     run = partial(_run, frames, ids, contrastive, 3)
     _, expected = gradients(model, partial(run, whole, autocast=autocast))
-    _, found = gradients(model, partial(run, grad_cache.backward, autocast=autocast))
+    _, found = gradients(model, partial(run, cached, autocast=autocast))
     for name, gradient in expected.items():
         # bfloat16 has 8 bits. Of chunks the gradients of a weight are summed in float32.
         difference = (found[name] - gradient).abs().max()
@@ -182,7 +191,7 @@ def test_gradient_checkpointing_changes_no_gradient(case: str) -> None:
     _, expected = gradients(model, partial(run, whole))
     expected = {name: gradient.clone() for name, gradient in expected.items()}
     set_checkpointing(model, True)
-    for backward in (whole, grad_cache.backward):
+    for backward in (whole, cached):
         assert_same(gradients(model, partial(run, backward))[1], expected, 1e-12)
 
 
@@ -225,7 +234,7 @@ def test_a_locked_tower_gets_no_gradient_and_is_not_embedded_in_vain(locked: str
     calls = []
     tower = model.clip.visual if locked == "visual" else model.clip.ln_final
     tower.register_forward_hook(lambda *_: calls.append(1))
-    _, found = gradients(model, partial(run, grad_cache.backward))
+    _, found = gradients(model, partial(run, cached))
     assert_same(found, {n: g for n, g in expected.items() if n not in frozen}, 1e-12)
     assert len(calls) == 4 + 1  # four chunks, and one to see that there is nothing to take back
 
@@ -239,7 +248,7 @@ def test_a_resnet_updates_its_running_averages_once_a_chunk() -> None:
     model, frames = resnet(), Frames(torch.randn(6, 1, 3, 32, 32).double(), torch.ones(6, 1).bool())
     twin = copy.deepcopy(model)
     ids, matches = captions(6), torch.eye(6, dtype=torch.bool)
-    grad_cache.backward(model, frames, ids, matches, contrastive, chunk_size=3)
+    cached(model, frames, ids, matches, contrastive, chunk_size=3)
     with torch.no_grad():
         for part in frames.pixels.split(3):
             twin.embed_video(Frames(part, torch.ones(3, 1, dtype=torch.bool)))
@@ -254,7 +263,7 @@ def test_a_resnet_in_evaluation_mode_is_the_whole_batchs() -> None:
     model = resnet().eval()
     frames = Frames(torch.randn(6, 1, 3, 32, 32).double(), torch.ones(6, 1).bool())
     found = {}
-    for name, backward in (("whole", whole), ("chunks", grad_cache.backward)):
+    for name, backward in (("whole", whole), ("chunks", cached)):
         _, gradient = gradients(
             model,
             lambda model, backward=backward: backward(
@@ -279,4 +288,4 @@ def test_dropout_is_replayed_on_a_gpu(case: str) -> None:
 
     _, expected = gradients(model, partial(run, whole))
     expected = {name: gradient.clone() for name, gradient in expected.items()}
-    assert_same(gradients(model, partial(run, grad_cache.backward))[1], expected, 1e-12)
+    assert_same(gradients(model, partial(run, cached))[1], expected, 1e-12)

@@ -1,25 +1,32 @@
-"""Batch -> better weights: one step of training, in one process.
+"""Batch -> better weights: one step of training, in one process or in several.
 
 An engine owns the model while it is trained: optimizer, schedule, precision, chunks and what is
 locked. Its state is what a run must keep to go on exactly where it was.
+
+Where processes share a batch every one holds the whole model, and after the backward pass their
+gradients are averaged by hand. DistributedDataParallel would do that while the backward pass is
+still running, but it counts on one forward and one backward pass through one `forward`: towers
+that are called one by one, chunks that are embedded twice and locked towers each need an exception
+there. Averaging afterwards is always right, costs the wait for one exchange, and lets a step be
+refused by all processes before any of them has changed a weight. Two things are not as in one
+process with the whole batch: which activations dropout drops, and batch normalization, which in a
+ResNet that is trained normalizes the rows of one process.
 """
 
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
-from transformers import get_cosine_schedule_with_warmup
+from torch import Tensor, nn
 
-from videoclip import grad_cache
+from videoclip import distributed, grad_cache
 from videoclip.config import ConfigError
-from videoclip.errors import VideoclipError
-from videoclip.experiment import Lock, Optim
+from videoclip.contrast import Contrast, own_texts
+from videoclip.experiment import Optim
 from videoclip.layers import Blocks
 from videoclip.losses import LOSSES
 from videoclip.model import VideoCLIP
-from videoclip.towers import ViT
+from videoclip.optim import autocast, freeze, locked_modules, trainers
 from videoclip.types import Batch, Frames
 
 NAMED = 10
@@ -37,12 +44,16 @@ class Step(NamedTuple):
     """Of CLIP's own weights, or of the new modules where no other weights are trained."""
     logit_scale: float
     """By which cosines are multiplied, after the step."""
+    samples: int
+    """Clips or pictures that it was taken on, over all processes."""
 
 
 class Engine:
     """A model and what trains it in plain PyTorch; `step` is called once for every batch."""
 
-    def __init__(self, model: VideoCLIP, optim: Optim, *, steps: int) -> None:
+    def __init__(
+        self, model: VideoCLIP, optim: Optim, *, steps: int, steps_per_epoch: int | None = None
+    ) -> None:
         """Raises ConfigError where the loss needs a bias that the model has not."""
         if optim.loss == "siglip" and model.clip.logit_bias is None:
             raise ConfigError(
@@ -50,18 +61,11 @@ class Engine:
                 "--model.logit-bias -10"
             )
         self.model, self.optim = model, optim
-        for parameter in locked_parameters(model, optim.lock):
-            parameter.requires_grad_(False)
+        freeze(model, optim)
         for blocks in (m for m in model.modules() if isinstance(m, Blocks)):
             blocks.checkpoint(optim.checkpointing == "blocks")
-        # Radford et al. 2021, table 18: the ViTs have other constants than the ResNets.
-        is_vit = isinstance(model.config.visual, ViT)
-        betas, eps = ((0.9, 0.98), 1e-6) if is_vit else ((0.9, 0.999), 1e-8)
-        groups = parameter_groups(model, optim)
-        self.optimizer = torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)
-        self.schedule = get_cosine_schedule_with_warmup(
-            self.optimizer, round(optim.warmup * steps), steps
-        )
+        distributed.start_alike(model)
+        self.optimizer, self.schedule = trainers(model, optim, steps, steps_per_epoch)
 
     @property
     def steps_done(self) -> int:
@@ -71,52 +75,70 @@ class Engine:
     def train(self) -> None:
         """Puts the model into training mode, and what is locked into evaluation mode."""
         self.model.train()
-        for module in locked_modules(self.model, self.optim.lock):
+        for module in locked_modules(self.model, self.optim):
             module.eval()
 
-    def step(self, batch: Batch) -> Step:
-        """One step.
+    def step(self, batch: Batch) -> Step | None:
+        """One step; None, and nothing changed, where no process has a sample.
 
-        Raises VideoclipError, before any weight is changed, where loss or gradient is not finite;
-        it names the step and the samples.
+        Where processes share a batch all must call it, those without a sample too.
+
+        Raises VideoclipError, before any weight is changed and in all processes alike, where loss
+        or gradient is not finite; it names the step and the samples.
         """
+        batch, loss = own_texts(batch), LOSSES[self.optim.loss]
+        contrast = Contrast(
+            self.model, batch, loss, scores=self.optim.scores, autocast=self.autocast
+        )
+        if not contrast.samples:
+            return None
         self.optimizer.zero_grad()
-        loss = self._backward(batch)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.max_norm)
+        with distributed.own_random_numbers(self.model.device):
+            loss = self._backward(batch, contrast)
+        distributed.mean_gradients(self.model.parameters())
+        distributed.mean_statistics(self.model)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.max_norm or math.inf)
         self._require_finite("gradient norm", norm.item(), batch)
         rate = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
         self.schedule.step()
         if self.optim.loss == "clip":
             self.model.clip.clamp_logit_scale()
-        return Step(loss, norm.item(), rate, self.model.clip.logit_scale.exp().item())
+        scale = self.model.clip.logit_scale.exp().item()
+        return Step(loss, norm.item(), rate, scale, contrast.samples)
 
-    def _backward(self, batch: Batch) -> float:
-        device, optim = self.model.device, self.optim
-        frames = Frames(*(part.to(device, non_blocking=True) for part in batch.frames))
-        ids, matches = batch.ids.to(device), batch.matches.to(device)
-        loss_of, autocast = LOSSES[optim.loss], partial(_autocast, device, optim.precision)
-        if optim.chunk_size is not None and optim.chunk_size < len(ids):
-            size = optim.chunk_size
-            loss = grad_cache.backward(
-                self.model, frames, ids, matches, loss_of, chunk_size=size, autocast=autocast
-            ).item()
+    def autocast(self) -> torch.autocast:
+        """The context in which embeddings and scores are computed."""
+        return autocast(self.model.device, self.optim.precision)
+
+    def _backward(self, batch: Batch, contrast: Contrast) -> float:
+        device, size = self.model.device, self.optim.chunk_size
+        frames, ids = _present(batch)
+        frames = Frames(*(part.to(device, non_blocking=True) for part in frames))
+        ids = ids.to(device)
+        # One process must not go another way than the others: they would wait for each other.
+        if size is not None and distributed.agree(size < max(len(ids), len(frames.mask))):
+            value = grad_cache.backward(
+                self.model, frames, ids, contrast, chunk_size=size, autocast=self.autocast
+            )
+            loss = distributed.mean(value.item())
             self._require_finite("loss", loss, batch)
             return loss
-        with autocast():
-            scores = self.model(frames, ids)
-        loss = loss_of(scores.to(self.model.clip.logit_scale.dtype), matches)
-        self._require_finite("loss", loss.item(), batch)
-        loss.backward()
-        return loss.item()
+        with self.autocast():
+            text, video = self.model.embed_text(ids), self.model.embed_video(frames)
+        value = contrast(text, video)
+        loss = distributed.mean(value.item())
+        self._require_finite("loss", loss, batch)
+        value.backward()
+        return loss
 
     def _require_finite(self, what: str, value: float, batch: Batch) -> None:
         if not math.isfinite(value):
-            names = ", ".join(batch.names[:NAMED])
-            more = f" and {len(batch.names) - NAMED} more" if len(batch.names) > NAMED else ""
-            raise VideoclipError(
-                f"the {what} is {value} at step {self.steps_done + 1} with the samples {names}"
-                f"{more}; lower the learning rates"
+            names = [name for part in distributed.gather_objects(batch.names) for name in part]
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            raise distributed.alike(
+                f"the {what} is {value} at step {self.steps_done + 1} with the samples "
+                f"{', '.join(names[:NAMED])}{more}; lower the learning rates"
             )
 
     def state(self) -> dict[str, Any]:
@@ -139,45 +161,13 @@ class Engine:
             torch.cuda.set_rng_state_all(state["random"]["cuda"])
 
 
-def locked_parameters(model: VideoCLIP, lock: Lock) -> list[nn.Parameter]:
-    """The parameters of a locked tower, with its projection into the shared space.
+def _present(batch: Batch) -> tuple[Frames, Tensor]:
+    """Frames and ids; a blank one of each instead of none, which a process without samples embeds.
 
-    A tower that LiT locks (Zhai et al. 2022) gives the features that it gave before; so its
-    projection is part of it. The temperature and the bias belong to neither tower.
+    So its weights get gradients as the others' do; `Contrast` cuts the blank rows off.
     """
-    clip = model.clip
-    if lock == "image":
-        return list(clip.visual.parameters())
-    if lock == "text":
-        temperature = {id(clip.logit_scale), id(clip.logit_bias)}
-        temperature |= {id(parameter) for parameter in clip.visual.parameters()}
-        return [p for p in clip.parameters() if id(p) not in temperature]
-    return []
-
-
-def locked_modules(model: VideoCLIP, lock: Lock) -> list[nn.Module]:
-    """The modules of a locked tower. The text tower's stand beside `visual` in one module."""
-    if lock == "image":
-        return [model.clip.visual]
-    if lock == "text":
-        return [part for name, part in model.clip.named_children() if name != "visual"]
-    return []
-
-
-def parameter_groups(model: VideoCLIP, optim: Optim) -> list[dict[str, Any]]:
-    """CLIP's weights and the new modules' at their own rates; decay on matrices only."""
-    new = {id(parameter) for parameter in model.new_parameters()}
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    groups = []
-    for is_new, rate in ((False, optim.tower_rate), (True, optim.module_rate)):
-        named = [(n, p) for n, p in trained if (id(p) in new) == is_new]
-        decays = [p.ndim >= 2 and "position" not in n and "embedding" not in n for n, p in named]
-        for decayed, decay in ((True, optim.weight_decay), (False, 0.0)):
-            chosen = [p for (_, p), d in zip(named, decays, strict=True) if d == decayed]
-            if chosen:
-                groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
-    return groups
-
-
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    pixels, mask = batch.frames
+    if not len(pixels):
+        pixels, mask = pixels.new_zeros(1, *pixels.shape[1:]), mask.new_ones(1, *mask.shape[1:])
+    ids = batch.ids if len(batch.ids) else batch.ids.new_zeros(1, batch.ids.shape[1])
+    return Frames(pixels, mask), ids

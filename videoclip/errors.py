@@ -1,7 +1,8 @@
 """Errors meant for users: one message that names the thing and the next step, no traceback."""
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 
 
 class VideoclipError(Exception):
@@ -28,8 +29,19 @@ class WeightsError(VideoclipError):
     """Weights that cannot be had, read or written; the message lists every key that is wrong."""
 
 
+class OtherProcessError(VideoclipError):
+    """What another process of the same run has said already; it ends this one without a word."""
+
+
 class ManifestError(VideoclipError):
     """A manifest that cannot be used; the message lists what is wrong, with line numbers."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest known name, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from videoclip.losses import Loss
 from videoclip.model import VideoCLIP
 from videoclip.types import Embedding, Frames, joined
 
@@ -34,16 +33,15 @@ def backward(
     model: VideoCLIP,
     frames: Frames,
     ids: Tensor,
-    matches: Tensor,
-    loss: Loss,
+    loss: Callable[[Embedding, Embedding], Tensor],
     *,
     chunk_size: int,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Tensor:
     """Adds to the model's gradients those of the loss of a batch, and returns the loss.
 
-    frames and ids are those of B pairs, matches is (B, B) bool; of each side `chunk_size` are
-    embedded at once. Each phase enters an `autocast` context of its own.
+    The loss is a function of the embeddings of all ids and all frames, such as `Contrast`; of each
+    side `chunk_size` are embedded at once, in an `autocast` context of each phase.
 
     Batch normalization is the exception to "every gradient of the whole batch": in training it
     normalizes within a chunk, so a ResNet in chunks is not the ResNet of the whole batch. Its
@@ -57,10 +55,8 @@ def backward(
     # A context for each phase: autocast keeps casts of the weights, here without their gradients.
     with autocast(), torch.no_grad(), _unchanged_averages(model):
         chunks = [[_embed(embed, part, ids.device) for part in parts] for embed, parts in sides]
-    with autocast():
-        text, video = (joined([chunk.cached for chunk in side]) for side in chunks)
-        scores = model.score(text, video)
-    value = loss(scores.to(model.clip.logit_scale.dtype), matches)
+    text, video = (joined([chunk.cached for chunk in side]) for side in chunks)
+    value = loss(text, video)
     value.backward()
 
     with torch.random.fork_rng([ids.device] if ids.device.type == "cuda" else []):

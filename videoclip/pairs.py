@@ -6,7 +6,6 @@ tar shards. Order, caption and crop of a pair depend on (seed, epoch, name) and 
 
 import io
 import json
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from videoclip.data import number_of_batches
+from videoclip.data import number_of_batches, read_ahead
+from videoclip.distributed import share
 from videoclip.errors import ImageError, VideoclipError
 from videoclip.images import open_image
 from videoclip.manifest import read_manifest
@@ -27,7 +27,7 @@ from videoclip.randomness import generator
 from videoclip.shards import Index, find_shards, index
 from videoclip.tokenizer import Tokenizer
 from videoclip.transforms import random_resized_crop
-from videoclip.types import Batch, Frames
+from videoclip.types import Batch, Frames, Keys
 
 PATHS = ("filepath", "path", "image", "image_path", "filename", "file_name", "file")
 """What the column of paths may be called."""
@@ -137,41 +137,20 @@ def pair_batches(
 ) -> Iterator[Batch]:
     """The batches of an epoch from number `start` on; every pair once, with one of its captions.
 
-    Batches are of nearly equal size rather than leaving a small one at the end. A pair that cannot
-    be read is left out of its batch and added to `pairs.bad`; where none of a batch can be read it
-    has no names. Pairs with the same caption match each other.
+    Batches are of nearly equal size rather than leaving a small one at the end; of each one the
+    processes that share it take their parts. A pair that cannot be read is left out of its batch
+    and added to `pairs.bad`; where none of a batch can be read it has no names. Pairs with the same
+    caption match each other.
 
     Raises VideoclipError where a worker dies.
     """
     order = generator(seed, epoch, "order").permutation(len(pairs))
     chosen = np.array_split(order, number_of_batches(len(pairs), batch_size))[start:]
-    loader = DataLoader(
-        _Reader(pairs, tokenizer, size, crop, seed, epoch),
-        batch_size=None,  # the reader makes whole batches, and they stay as they are
-        collate_fn=_same,
-        sampler=chosen,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_ignore_signals,
-        generator=torch.Generator(),  # so that the loader draws nothing from the global one
-    )
-    try:
-        for batch, bad in loader:
-            pairs.bad |= bad
-            yield batch
-    except RuntimeError as error:
-        if "worker" not in str(error):
-            raise
-        raise VideoclipError(
-            f"a process that reads pictures has died: {error}; often memory is short, then fewer "
-            "--data.workers help"
-        ) from error
-
-
-def _ignore_signals(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach readers too; who trains then ends them in order."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    chosen = [share(numbers) for numbers in chosen]
+    reader = _Reader(pairs, tokenizer, size, crop, seed, epoch)
+    for batch, bad in read_ahead(reader, chosen, workers):
+        pairs.bad |= bad
+        yield batch
 
 
 class _Reader(Dataset):
@@ -200,15 +179,10 @@ class _Reader(Dataset):
             captions.append(texts[drawn])
         empty = torch.zeros(0, 3, self.size, self.size, dtype=torch.uint8)
         stacked = torch.stack(pixels) if pixels else empty
-        _, kind = np.unique(np.array(captions, dtype=str), return_inverse=True)
-        matches = torch.from_numpy(kind[:, None] == kind[None])
         mask = torch.ones(len(names), 1, dtype=torch.bool)
-        frames = Frames(stacked[:, None], mask)
-        return Batch(frames, self.tokenizer(captions), matches, tuple(names)), bad
-
-
-def _same(made: Any) -> Any:
-    return made
+        frames, keys = Frames(stacked[:, None], mask), Keys.of(captions, captions)
+        ids = self.tokenizer(captions)
+        return Batch(frames, ids, keys.matches(), tuple(names), keys), bad
 
 
 def _part(file: Any, offset: int, size: int) -> bytes:

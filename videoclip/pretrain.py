@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from videoclip.cells import device
 from videoclip.compare import environment
 from videoclip.config import to_json
 from videoclip.data import number_of_batches
+from videoclip.distributed import agree, alike, device, gather_objects, main_process, on_main
 from videoclip.engine import Engine
 from videoclip.errors import VideoclipError
 from videoclip.experiment import Pretraining
@@ -69,8 +69,13 @@ class Progress(NamedTuple):
         """One batch further."""
         steps, loss = (1, batch.step.loss) if batch.step else (0, 0.0)
         return Progress(
-            batch.done, self.steps + steps, self.loss + loss, self.trained + len(batch.names)
+            batch.done, self.steps + steps, self.loss + loss, self.trained + _samples(batch)
         )
+
+
+def _samples(batch: Trained) -> int:
+    """Pairs of a batch, over all processes."""
+    return batch.step.samples if batch.step else 0
 
 
 class Pace(NamedTuple):
@@ -82,7 +87,7 @@ class Pace(NamedTuple):
 
     def add(self, batch: Trained) -> "Pace":
         """One batch further."""
-        pairs = self.pairs + len(batch.names)
+        pairs = self.pairs + _samples(batch)
         return Pace(pairs, self.seconds + batch.seconds, self.waited + batch.waited)
 
     def values(self) -> dict[str, float]:
@@ -107,7 +112,8 @@ def pretrain(
 
     Returns the content of results.json. SIGINT and SIGTERM end it after the present step with a
     saved state and KeyboardInterrupt; where the process is killed outright, at most the last
-    `save_minutes` are trained again, to the same weights.
+    `save_minutes` are trained again, to the same weights. Where processes have been started to
+    share the batches (`distributed.start`), all must call it.
 
     Raises VideoclipError where the folder holds a run with other settings, where no pair can be
     read, and where loss or gradient is not finite.
@@ -117,17 +123,22 @@ def pretrain(
     pairs = open_pairs(settings.data.source)
     model = start(settings, checkpoint).to(device())
     optim = settings.optim
-    record_run(folder, replace(settings, model=model.config), pairs, checkpoint, command)
-    if (folder / RESULTS).is_file():
-        return json.loads((folder / RESULTS).read_text())
+    settings = replace(settings, model=model.config)
+    on_main(record_run, folder, settings, pairs, checkpoint, command)
+    if there := on_main(_results, folder):
+        return there
     per_epoch = number_of_batches(len(pairs), optim.batch_size)
     engine = Engine(model, optim, steps=per_epoch * optim.epochs)
     at = resume(folder, engine, pairs)
-    logbook, pace, saved = Logbook(folder, done=at.done), Pace(), time.monotonic()
-    if watched and not at.done:
+    main, pace, saved = main_process(), Pace(), time.monotonic()
+    logbook = Logbook(folder, done=at.done) if main else None
+    if watched and logbook and not at.done:
         logbook.write(0, 0, zero_shot=watched.metrics(model)["top-1"])
     draw = batches_of(pairs, model, settings)
-    bar = tqdm(total=per_epoch * optim.epochs, initial=at.done, desc="pre-training", unit="step")
+    bar = tqdm(
+        total=per_epoch * optim.epochs, initial=at.done, desc="pre-training", unit="step",
+        disable=not main,
+    )  # fmt: skip
     with Interruption() as interruption:
         for batch in steps(engine, draw, epochs=optim.epochs, per_epoch=per_epoch, done=at.done):
             at, pace = at.add(batch), pace.add(batch)
@@ -143,19 +154,39 @@ def pretrain(
             if batch.ends_epoch:
                 values |= end_of_epoch(at, pairs, model, watched)
                 at = Progress(at.done)
-            if values:
+            if values and logbook:
                 logbook.write(at.done, batch.epoch, **values)
-            stop = interruption.asked
-            if stop or time.monotonic() - saved >= 60 * save_minutes:
-                keep(folder, engine, at, pairs)
+            stop = agree(interruption.asked)
+            if stop or agree(time.monotonic() - saved >= 60 * save_minutes):
+                gather_bad(pairs)
+                on_main(keep, folder, engine, at, pairs)
                 saved = time.monotonic()
             if stop:
                 bar.close()
-                tqdm.write(f"saved after step {at.done}; the same command goes on from there")
+                tell(f"saved after step {at.done}; the same command goes on from there")
                 raise KeyboardInterrupt
     bar.close()
-    logbook.close()
-    return finish(folder, settings, model, pairs, watched, per_epoch)
+    if logbook:
+        logbook.close()
+    return on_main(finish, folder, settings, model, pairs, watched, per_epoch)
+
+
+def tell(line: str) -> None:
+    """Prints a line beside the progress bar; of several processes the main one does."""
+    if main_process():
+        tqdm.write(line)
+
+
+def gather_bad(pairs: Pairs) -> None:
+    """Every process knows then which pairs the others could not read."""
+    for bad in gather_objects(pairs.bad):
+        pairs.bad |= bad
+
+
+def _results(folder: Path) -> dict[str, Any] | None:
+    """The results of a run that is finished."""
+    path = folder / RESULTS
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def start(settings: Pretraining, checkpoint: str | None) -> VideoCLIP:
@@ -225,7 +256,7 @@ def resume(folder: Path, engine: Engine, pairs: Pairs) -> Progress:
     engine.restore(state["engine"])
     pairs.bad.update(state["bad"])
     at = Progress(**state["progress"])
-    tqdm.write(f"going on after step {at.done}")
+    tell(f"going on after step {at.done}")
     return at
 
 
@@ -262,13 +293,16 @@ def end_of_epoch(
 
     Raises VideoclipError where none could be read.
     """
+    gather_bad(pairs)
     if not at.trained:
         name, reason = next(iter(pairs.bad.items()))
-        raise VideoclipError(f"none of the {pairs.found} pairs can be read; {name}: {reason}")
+        raise alike(f"none of the {pairs.found} pairs can be read; {name}: {reason}")
     # A pair that could be read in one epoch only counts as bad, and was trained in that one.
     assert pairs.found - len(pairs.bad) <= at.trained <= len(pairs), (at, pairs.counts())
     values = {"epoch_loss": at.loss / at.steps}
-    return values | ({"zero_shot": watched.metrics(model)["top-1"]} if watched else {})
+    if watched:
+        values["zero_shot"] = on_main(watched.metrics, model)["top-1"]
+    return values
 
 
 def finish(
