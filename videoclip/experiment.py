@@ -1,17 +1,21 @@
 """An experiment as one tree of settings, and the recipes in `experiments/` that hold them."""
 
 import importlib
+import math
 import pkgutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from videoclip.config import SLOTS, ConfigError, kind, members, nearest
+from videoclip.config import SLOTS, ConfigError, kind, members
+from videoclip.errors import nearest
 from videoclip.heads import Head
 from videoclip.mixers import Mixer
 from videoclip.model import Model
 from videoclip.scorers import Scorer
+from videoclip.tasks import Recognition, Retrieval, Task
+from videoclip.towers import Labels, Language, Visual
 
 Lock = Literal["none", "image", "text"]
 
@@ -28,15 +32,23 @@ class Data:
     """Frames per clip; shorter clips give what they have."""
     words: int = 32
     """Tokens per caption, its start and end included; longer captions are cut."""
+    sampling: Literal["segments", "seconds"] = "segments"
+    """segments: from equal parts of the clip, at random in training. seconds: one a second, then
+    evenly chosen, as CLIP4Clip has it; the same in training."""
     takes: int = 4
     """How many random draws of frames per training clip are kept, decoded once."""
+    augment: Literal["crop", "actionclip", "actionclip-randaugment"] = "crop"
+    """What changes the frames of a training clip. crop: a random part of them. actionclip: its
+    cuts, mirroring, colors and grays; with -randaugment as on Kinetics."""
     crop: float = 0.8
-    """In training, the smallest share of a frame's area that a random crop keeps; 1 is all."""
+    """With augment crop, the smallest share of a frame's area that is kept; 1 is all."""
+    workers: int = 2
+    """Who reads and changes frames ahead of the training; their number changes no result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """How weights are trained: AdamW, warm-up, then a cosine down to zero."""
+    """How weights are trained; docs/precision.md has the published recipes."""
 
     epochs: int = 5
     """Passes over the training data; 0 leaves the weights as they are."""
@@ -46,20 +58,44 @@ class Optim:
     """Learning rate of CLIP's own weights."""
     module_rate: float = 1e-4
     """Learning rate of the weights that the temporal modules add."""
+    visual_ratio: float = 1.0
+    """The vision tower's learning rate is this many times tower_rate."""
+    layer_decay: float = 1.0
+    """Every block of a tower learns this many times as fast as the one above it, patches, words
+    and positions slower still; 1 is all alike."""
+    freeze_layers: int | None = None
+    """So many first blocks of both towers, and all below them, are not trained (CLIP4Clip's
+    freeze_layer_num). 0: only words, patches and positions are not. None or -1: all are trained."""
+    optimizer: Literal["adamw", "bertadam", "sgd"] = "adamw"
+    """bertadam: CLIP4Clip's, Adam without correction of the first steps. sgd: momentum 0.9."""
+    epsilon: float | None = None
+    """What Adam adds to the root of the second moment. None: CLIP's, 1e-6 for a ViT and 1e-8 for a
+    ResNet; ActionCLIP has 1e-8."""
     weight_decay: float = 0.2
-    """On matrices only: not on gains, biases, positions and the temperature."""
+    """The share of a weight that a step takes away, times the learning rate."""
+    decay: Literal["matrices", "weights", "all"] = "matrices"
+    """What decays. matrices: not gains, biases, positions, embeddings and the temperature.
+    weights: all but biases, as in CLIP4Clip. all: everything, as in ActionCLIP."""
     warmup: float = 0.1
     """Share of the steps in which the learning rate rises."""
-    max_norm: float = 1.0
-    """The gradient is scaled down to this norm."""
-    loss: Literal["clip", "siglip", "kl"] = "clip"
+    schedule: Literal["cosine", "clip4clip", "actionclip", "constant"] = "cosine"
+    """After the warm-up: a cosine down to zero, or a constant. clip4clip: the cosine began with the
+    warm-up, so it starts lower. actionclip: the rate changes every ten steps."""
+    max_norm: float | None = 1.0
+    """The gradient is scaled down to this norm; None: it stays as it is, as in ActionCLIP."""
+    loss: Literal["clip", "siglip", "kl", "ce"] = "clip"
     """clip: symmetric cross-entropy over the batch. siglip: every pair is a yes or no. kl:
-    ActionCLIP's, for batches that hold a class several times."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: float32 weights, bfloat16 arithmetic (autocast)."""
+    ActionCLIP's, for batches that hold a class several times. ce: cross-entropy of every clip over
+    the sentences of all classes."""
+    precision: Literal["bf16", "fp32", "reference-fp16"] = "bf16"
+    """bf16: float32 weights, bfloat16 arithmetic; slow on most CPUs. reference-fp16: CLIP's weights
+    in half precision, as CLIP4Clip (bertadam) and ActionCLIP (adamw) train them."""
     chunk_size: int | None = None
     """Samples embedded at once, where a batch is larger than memory: the gradients stay those of
     the whole batch. None: all at once."""
+    scores: Literal["whole", "own"] = "whole"
+    """What each of several processes scores. whole: the batch of all. own: its rows and columns
+    of it, with less memory; the gradients are the same."""
     checkpointing: Literal["off", "blocks"] = "off"
     """blocks: activations of transformer blocks are computed again instead of kept; a third more
     work, and a seventh of the activations in memory."""
@@ -68,18 +104,31 @@ class Optim:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers with which nothing can be trained."""
-        for name, smallest in (("epochs", 0), ("batch_size", 1), ("chunk_size", 1)):
+        for name, smallest in (
+            ("epochs", 0), ("batch_size", 1), ("chunk_size", 1), ("freeze_layers", -1)
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < smallest:
                 raise ConfigError(f"{name} is {value}; it must be at least {smallest}")
         if not 0 <= self.warmup <= 1:
             raise ConfigError(f"warmup is {self.warmup}; it is a share of the steps, 0 to 1")
+        for name in ("tower_rate", "module_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        for name in ("visual_ratio", "layer_decay", "epsilon", "max_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}; it must be above 0")
+        if self.epsilon is not None and self.optimizer == "sgd":
+            raise ConfigError(f"epsilon is {self.epsilon}, but optimizer 'sgd' reads none; drop it")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """All that decides a result besides the seed."""
 
+    task: Task = field(default_factory=Retrieval)
+    """What is trained for and measured: retrieval or recognition."""
     model: Model = field(default_factory=Model)
     """The towers and the three slots."""
     data: Data = field(default_factory=Data)
@@ -88,6 +137,9 @@ class Experiment:
     """Image-text pre-training of the towers; unused where a checkpoint is given."""
     finetune: Optim = field(default_factory=Optim)
     """Video-text training of one row."""
+    selection: Literal["best", "last"] = "best"
+    """Which weights are kept. best: of the epoch that is best on the validation split, never on the
+    test split. last: of the last epoch, where a data set has no validation split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,23 +176,39 @@ class Pretraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of a results table: what it puts into the three slots; None leaves the base's."""
+    """One line of a results table: what it changes in the base; None leaves the base's."""
 
+    visual: Visual | None = None
+    """The vision tower."""
+    text: Language | None = None
+    """The text side; a video network has labels."""
     mixer: Mixer | None = None
     """Inside the tower."""
     head: Head | None = None
     """Over time."""
     scorer: Scorer | None = None
     """With the text."""
+    frames: int | None = None
+    """Frames per clip."""
+    published: str | None = None
+    """What a paper reports for this line, and which one; shown beside our figure."""
 
     def of(self, base: Experiment) -> Experiment:
-        """The base experiment with this row's modules.
+        """The base experiment with this row's changes.
 
-        Raises ConfigError where the base's tower has no place for one of them.
+        Raises ConfigError where the base's tower has no place for one of the modules.
         """
-        chosen = {slot: getattr(self, slot) for slot in SLOTS if getattr(self, slot) is not None}
+        names = ("visual", "text", *SLOTS)
+        chosen = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        data = replace(base.data, frames=self.frames) if self.frames else base.data
         try:
-            return replace(base, model=replace(base.model, **chosen))
+            model = replace(base.model, **chosen)
+            if not isinstance(model.text, Labels):
+                return replace(base, model=model, data=data)
+            if not isinstance(base.task, Recognition):
+                raise ConfigError("a model without a text tower can recognize, but not retrieve")
+            # A class is its name there, not a sentence about it.
+            return replace(base, model=model, data=data, task=replace(base.task, templates=("{}",)))
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
