@@ -3,8 +3,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from foreign import randomized
 
-from videoclip.layers import FEW_ROWS, Blocks, LayerNorm, ResidualBlock, attention, linear
+from videoclip.layers import (
+    FEW_ROWS,
+    Blocks,
+    LayerNorm,
+    ResidualBlock,
+    attention,
+    linear,
+    positions,
+)
 from videoclip.layers import quick_gelu as activation
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -73,12 +82,23 @@ def test_layers_are_normalized_in_float32(dtype: torch.dtype, weights: torch.dty
     torch.testing.assert_close(norm(x), expected.to(dtype))
 
 
-def test_queries_get_what_their_rows_would_get() -> None:
-    block = ResidualBlock(64, 2).eval()
-    x = torch.randn(2, 3, 9, 64)
-    mask = torch.rand(2, 3, 9) < 0.7
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(4, 5), slice(3, 5)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_queries_get_what_their_rows_would_get(rows: slice, masked: bool) -> None:
+    """One row goes another way than several: keys and values are not computed for it."""
+    block = randomized(ResidualBlock(64, 2))
+    x, mask = torch.randn(2, 3, 9, 64, requires_grad=True), torch.rand(2, 3, 9) < 0.7
     mask[..., 0] = True
-    torch.testing.assert_close(block(x, mask, queries=x[..., 3:5, :]), block(x, mask)[..., 3:5, :])
+    mask = mask if masked else None
+    found, expected = block(x, mask, queries=x[..., rows, :]), block(x, mask)[..., rows, :]
+    torch.testing.assert_close(found, expected, **CLOSE)
+    inputs, weight = [x, *block.parameters()], torch.randn_like(found)
+    for mine, theirs in zip(
+        torch.autograd.grad((found * weight).sum(), inputs),
+        torch.autograd.grad((expected * weight).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_reading_at_the_ends_gives_what_all_rows_would_hold_there() -> None:
@@ -96,3 +116,27 @@ def test_reading_at_the_ends_gives_what_all_rows_would_hold_there() -> None:
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_positions_are_sliced_up_to_the_table_s_end_and_stretched_beyond() -> None:
+    """Slicing is the reference projects'; stretching is torch's linear interpolation."""
+    table = torch.randn(8, 16)
+
+    def stretched(length: int) -> torch.Tensor:
+        return F.interpolate(table.T[None], length, mode="linear", align_corners=True)[0].T
+
+    lengths = torch.tensor([1, 2, 8, 9, 20])
+    mask = torch.arange(20) < lengths[:, None]
+    found, spread = positions(table, mask), positions(table, mask, spread=True)
+    for row, length in enumerate(lengths.tolist()):
+        wanted = table[:length] if length <= 8 else stretched(length)
+        torch.testing.assert_close(found[row, :length], wanted, **CLOSE)
+        torch.testing.assert_close(spread[row, :length], stretched(length), **CLOSE)
+        alone = positions(table, mask[row : row + 1, :length])
+        assert torch.equal(alone[0], found[row, :length]), "padding changes nothing"
+    holes = torch.tensor([[True, False, True, False]])
+    torch.testing.assert_close(
+        positions(table[:2], holes)[0, :3],
+        table[[0, 0, 1]].lerp(table[[0, 1, 1]], torch.tensor([0, 0.5, 0])[:, None]),
+    )
+    assert torch.equal(positions(table[:1], mask), table[:1].expand(5, 20, -1))

@@ -8,7 +8,9 @@ import torch
 from models import COMBINATIONS, HEADS, MIXERS, SCORERS, SIZE, build, captions, clips
 
 from videoclip.config import SLOTS, from_json, kind, members, to_json
+from videoclip.heads import ClassToken, Transformer
 from videoclip.losses import contrastive
+from videoclip.scorers import Tight
 from videoclip.types import Frames
 
 EACH = [("mixer", m) for m in MIXERS] + [("head", h) for h in HEADS]
@@ -26,7 +28,7 @@ def test_all_combinations_score_texts_with_videos(mixer: str, head: str, scorer:
     model = build(mixer, head, scorer)
     video, mask = clips(3), torch.ones(3, 5, dtype=torch.bool)
     assert model.encode_video(video, mask).shape == (3, 32)
-    assert model.encode_frames(video).shape == (3, 5, 32)
+    assert model.encode_frames(video).shape == (3, 1 if mixer == "joint" else 5, 32)
     scores = similarity(model, video, mask)
     assert scores.shape == (4, 3)
     assert scores.isfinite().all()
@@ -105,13 +107,16 @@ def test_names_are_unique_over_all_slots() -> None:
 @pytest.mark.parametrize(
     ("slot", "name", "sees_order"),
     [
+        ("mixer", "none", False),
         ("head", "mean", False),
+        ("scorer", "cosine", False),
         ("head", "lstm", True),
         ("head", "transformer", True),
         ("head", "convolution", True),
         ("head", "class_token", True),
         ("scorer", "tight", True),
         ("mixer", "shift", True),
+        ("mixer", "joint", True),
     ],
 )
 @torch.no_grad()
@@ -120,6 +125,17 @@ def test_which_modules_see_the_order_of_frames(slot: str, name: str, sees_order:
     video = clips(2, 6)
     scores, turned = similarity(model, video, None), similarity(model, video.flip(1), None)
     assert torch.allclose(scores, turned, atol=1e-5) != sees_order
+
+
+@pytest.mark.parametrize(("mixer", "head", "scorer"), COMBINATIONS)
+@torch.no_grad()
+def test_bfloat16_is_near_and_scores_are_never_rounded(mixer: str, head: str, scorer: str) -> None:
+    model, video = build(mixer, head, scorer), clips(4, 5)
+    scores = similarity(model, video, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = similarity(model, video, None)
+    assert rounded.dtype == torch.float32
+    assert (rounded - scores).abs().max() < 0.2 * scores.std()
 
 
 @pytest.mark.parametrize(("slot", "name"), EACH)
@@ -154,6 +170,15 @@ def test_wrong_shapes_are_refused_with_both_values() -> None:
         model.encode_video(torch.zeros(1, 2, 3, 8, 8))
     with pytest.raises(ValueError, match="12"):
         model.encode_text(torch.zeros(1, 40, dtype=torch.long))
+
+
+def test_settings_that_cannot_be_built_are_refused_with_both_values() -> None:
+    with pytest.raises(ValueError, match="layers is 0 and max_tokens 77"):
+        Tight(layers=0)
+    with pytest.raises(ValueError, match="a width of 36 cannot be split into 8 attention heads"):
+        ClassToken().build(36)
+    with pytest.raises(ValueError, match="a width of 32 cannot be split into 5 attention heads"):
+        Transformer(attention_heads=5).build(32)
 
 
 def test_new_modules_start_from_the_text_tower() -> None:

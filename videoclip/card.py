@@ -2,7 +2,7 @@
 
 from videoclip.config import SLOTS, kind
 from videoclip.model import Model
-from videoclip.towers import ViT
+from videoclip.towers import Labels, Language, Network, ResNet, Text, Visual, ViT
 
 MARK = (
     "<!-- written by videoclip's save_pretrained, which rewrites it as long as this line stays -->"
@@ -12,20 +12,13 @@ MARK = (
 def model_card(model: Model, parameters: int, *, for_transformers: bool) -> str:
     """What a reader must know of saved weights, in Markdown with the hub's header."""
     visual, text, pixels = model.visual, model.text, model.pixels
-    tower = (
-        f"ViT, width {visual.width}, {visual.layers} layers, patches of {visual.patch_size} pixels"
-        if isinstance(visual, ViT)
-        else f"modified ResNet, width {visual.width}, stages of {visual.layers} bottlenecks"
-    )
     slots = {slot: kind(type(getattr(model, slot))) for slot in SLOTS}
     rows = {
         "parameters": f"{parameters:,}",
-        "vision tower": tower,
+        "vision tower": _vision_tower(visual),
         "picture": f"{visual.image_size} x {visual.image_size} pixels, fit by {pixels.fit}",
-        "text tower": f"width {text.width}, {text.layers} layers",
-        "context length": f"{text.context_length} tokens of {text.vocabulary:,}",
+        **_text_side(text),
         "embedding": model.embedding,
-        "activation": text.activation,
         "pixel mean": ", ".join(map(str, pixels.mean)),
         "pixel standard deviation": ", ".join(map(str, pixels.std)),
         **slots,
@@ -36,6 +29,7 @@ def model_card(model: Model, parameters: int, *, for_transformers: bool) -> str:
         if for_transformers
         else ""
     )
+    example = text.classes[0] if isinstance(text, Labels) else "a dog jumps"
     return f"""---
 library_name: videoclip
 tags: [clip, {", ".join(name for name in slots.values() if name != "none")}]
@@ -49,7 +43,7 @@ import torch, videoclip
 
 model = videoclip.load("this/folder")
 video = torch.zeros(1, 8, 3, {visual.image_size}, {visual.image_size}, dtype=torch.uint8)
-scores = model.similarity(model.tokenize(["a dog jumps"]), video)
+scores = model.similarity(model.tokenize([{example!r}]), video)
 ```
 {also}
 | | |
@@ -58,3 +52,26 @@ scores = model.similarity(model.tokenize(["a dog jumps"]), video)
 
 What the weights were trained on, and how good they are, is not recorded here: add it.
 """
+
+
+def _vision_tower(visual: Visual) -> str:
+    match visual:
+        case ViT():
+            size = f"{visual.layers} layers, patches of {visual.patch_size} pixels"
+            return f"ViT, width {visual.width}, {size}"
+        case ResNet():
+            return f"modified ResNet, width {visual.width}, stages of {visual.layers} bottlenecks"
+        case Network():
+            return f"{visual.family} of {visual.frames} frames, {visual.width} of its channels"
+    raise AssertionError(f"a card must say what {type(visual).__name__} is")
+
+
+def _text_side(text: Language) -> dict[str, str]:
+    if isinstance(text, Labels):
+        return {"classes": ", ".join(text.classes)}
+    assert isinstance(text, Text)
+    return {
+        "text tower": f"width {text.width}, {text.layers} layers",
+        "context length": f"{text.context_length} tokens of {text.vocabulary:,}",
+        "activation": text.activation,
+    }

@@ -6,22 +6,25 @@ are known once the slot's folder is imported.
 """
 
 import dataclasses
-import difflib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from videoclip.errors import VideoclipError
+from videoclip.errors import VideoclipError, nearest
 from videoclip.heads import Head
 from videoclip.mixers import Mixer
 from videoclip.scorers import Scorer
-from videoclip.towers import Visual
+from videoclip.tasks import Task
+from videoclip.towers import Language, Visual
 
 SLOTS: dict[str, type] = {"mixer": Mixer, "head": Head, "scorer": Scorer}
 """The fields of `Model` that hold a temporal module, and the base class of their members."""
-CHOICES = (Visual, *SLOTS.values())
+CHOICES = (Visual, Language, Task, *SLOTS.values())
 """The base classes whose members are told apart by their `kind`."""
+
+EARLIER = {Visual: "vit", Language: "text"}
+"""What files mean that were written when there was one tower of a kind only."""
 
 
 class ConfigError(VideoclipError):
@@ -36,13 +39,6 @@ def kind(member: type) -> str:
 def members(slot: type) -> dict[str, type]:
     """All members of a slot, by name."""
     return {kind(member): member for member in slot.__subclasses__()}
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest known name, or all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 
 
 def to_json(value: Any) -> Any:
@@ -90,8 +86,8 @@ def from_json(annotation: Any, value: Any, where: str = "") -> Any:
 
 
 def _member(slot: type, value: Any, where: str) -> tuple[type, dict[str, Any]]:
-    if slot is Visual and isinstance(value, Mapping):
-        value = {"kind": "vit", **value}  # what earlier files mean, which know one tower only
+    if slot in EARLIER and isinstance(value, Mapping):
+        value = {"kind": EARLIER[slot], **value}
     if not isinstance(value, Mapping) or "kind" not in value:
         raise ConfigError(f"{where} is {value!r}; expected an object with a 'kind'")
     known = members(slot)

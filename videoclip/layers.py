@@ -120,6 +120,8 @@ class Attention(nn.Module):
         weight, bias = self.in_proj_weight, self.in_proj_bias
         if queries is None:
             query, key, value = self._by_head(linear(x, weight, bias))
+        elif queries.shape[-2] == 1:
+            return self._read(queries, x, mask)
         else:
             sizes = [x.shape[-1], 2 * x.shape[-1]]
             weights, biases = weight.split(sizes), bias.split(sizes)
@@ -128,6 +130,27 @@ class Attention(nn.Module):
         keys_seen = None if mask is None else mask.flatten(0, -2)[:, None, None, :]
         seen = attention(query, key, value, keys_seen, causal=causal)
         return self.out_proj(seen.transpose(1, 2).flatten(-2).unflatten(0, x.shape[:-2]))
+
+    def _read(self, query: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        """One row (..., 1, W) attends to x (..., L, W) -> (..., 1, W).
+
+        Keys and values are projections of rows that nobody else reads. So the query is projected
+        onto x instead of x onto the query, and what it reads is projected after it was weighted:
+        two rows of work instead of 2 L. The bias of the keys moves all scores alike: no softmax
+        sees it.
+        """
+        by_head = (self.heads, -1)
+        query_weight, key_weight, value_weight = self.in_proj_weight.chunk(3)
+        query_bias, _, value_bias = self.in_proj_bias.chunk(3)
+        rows = linear(query, query_weight, query_bias).flatten(0, -2).unflatten(-1, by_head)
+        onto = torch.einsum("bhd,hdw->bhw", rows, key_weight.unflatten(0, by_head))
+        x = x.flatten(0, -3)
+        scores = rows.shape[-1] ** -0.5 * onto @ x.transpose(1, 2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask.flatten(0, -2)[:, None], -torch.inf)
+        seen = scores.softmax(-1) @ x
+        read = torch.einsum("bhw,hdw->bhd", seen, value_weight.unflatten(0, by_head))
+        return self.out_proj((read.flatten(-2) + value_bias).unflatten(0, query.shape[:-1]))
 
     def _by_head(self, projected: Tensor) -> tuple[Tensor, ...]:
         """(..., L, N * W) -> N of (B, heads, L, W / heads), without a copy."""
@@ -256,6 +279,16 @@ class Blocks(nn.Module):
         return True
 
 
+def start_linears(module: nn.Module) -> None:
+    """Starts the linear layers inside at N(0, 0.02), where CLIP4Clip and ActionCLIP start theirs.
+
+    What attention reads with stays at torch's Xavier start, as it does there.
+    """
+    for linear in (m for m in module.modules() if isinstance(m, nn.Linear)):
+        nn.init.normal_(linear.weight, std=0.02)
+        nn.init.zeros_(linear.bias)
+
+
 @torch.no_grad()
 def start_positions(table: Tensor, source: Tensor) -> None:
     """Copies the rows of one table of positions (P, D) that another (S, D) has, if widths agree."""
@@ -274,12 +307,20 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return (x * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
-def positions(table: Tensor, length: int) -> Tensor:
-    """The first `length` rows of a table (P, D) of positions; stretched linearly if it is shorter.
+def positions(table: Tensor, mask: Tensor, *, spread: bool = False) -> Tensor:
+    """A table (P, D) of positions for the frames of mask (B, T) -> (B, T, D).
 
-    Slicing is what the reference projects do; they stop with an error beyond the table's end.
+    Frame t gets row t. A clip of more frames than rows gets the table stretched linearly over its
+    frames, its own ones: what else is in the batch changes nothing. With `spread` so does a clip of
+    fewer frames; that suits a table which was trained at one length, where rows are shares of the
+    clip. Slicing is what the reference projects do; they stop beyond the table's end.
     """
-    if length <= len(table):
-        return table[:length]
-    stretched = F.interpolate(table.T[None], size=length, mode="linear", align_corners=True)
-    return stretched[0].T
+    last = len(table) - 1
+    frames = torch.arange(mask.shape[1], device=mask.device)
+    ends = (frames * mask).amax(dim=1, keepdim=True)
+    stretched = frames * last / ends.clamp(min=1)
+    rows = torch.where((ends != last) if spread else (ends > last), stretched, frames)
+    rows = rows.clamp(max=last)  # beyond a clip's last frame is padding
+    below = rows.long()
+    above = (below + 1).clamp(max=last)
+    return torch.lerp(table[below], table[above], (rows - below)[..., None].to(table.dtype))

@@ -1,21 +1,23 @@
 """Frames and token ids -> scores: the towers and the three slots put together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from videoclip.errors import VocabularyError
 from videoclip.heads import Head, Mean
 from videoclip.mixers import Mixer, NoMixer
 from videoclip.scorers import Cosine, Scorer
-from videoclip.tokenizer import VOCABULARY, Tokenizer
-from videoclip.towers import CLIP, ResNet, Text, Visual, ViT
+from videoclip.towers import CLIP, Language, Network, ResNet, Text, Visual, ViT, two_sides
 from videoclip.transforms import Pixels, image_pixels, normalize
 from videoclip.types import Embedding, Features, Frames
+
+if TYPE_CHECKING:
+    from videoclip.origin import Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +25,18 @@ class Model:
     """Everything that a checkpoint must know to be built again; the defaults are ViT-B/32."""
 
     visual: Visual = field(default_factory=ViT)
-    """Frames -> features: a ViT or a ResNet."""
-    text: Text = field(default_factory=Text)
+    """Frames -> features: a ViT, a ResNet, or a video network that knows no text."""
+    text: Language = field(default_factory=Text)
     """Token ids -> embedding."""
     embedding: int = 512
     """Channels of the space that texts and frames share."""
     pixels: Pixels = field(default_factory=Pixels)
     """How pixels are prepared."""
+    frames: int | None = None
+    """Frames a clip that the weights were trained with; None: they do not say. Other numbers work
+    too."""
+    templates: tuple[str, ...] = ()
+    """The sentences with {} that name an action to these weights, or the name of a published set."""
     logit_bias: float | None = None
     """Where a bias of all logits starts, which the SigLIP loss needs; None: there is none."""
     mixer: Mixer = field(default_factory=NoMixer)
@@ -41,28 +48,27 @@ class Model:
 
     def __post_init__(self) -> None:
         """Raises ValueError where the tower has no place for the mixer."""
-        if isinstance(self.visual, ResNet) and not isinstance(self.mixer, NoMixer):
+        if isinstance(self.visual, ResNet) and not self.mixer.takes_maps:
             raise ValueError(
-                f"a ResNet takes no mixer inside, but the mixer is {self.mixer}; use a ViT, or "
-                "put the sense of time into the head or the scorer"
+                f"a ResNet has no tokens for the mixer {self.mixer}; use a ViT, the mixer Shift "
+                "(TSM), or put the sense of time into the head or the scorer"
+            )
+
+        if isinstance(self.visual, Network) and self.mixer != NoMixer():
+            raise ValueError(
+                f"a video network has no place for the mixer {self.mixer}; it mixes frames itself"
             )
 
     def build(self) -> "VideoCLIP":
         """The model, with random weights."""
         return VideoCLIP(self)
 
-    def tokenizer(self, words: int | None = None) -> Tokenizer:
-        """CLIP's tokenizer for captions of up to `words` tokens, at most the context length.
+    def tokenizer(self, words: int | None = None) -> Callable[[str | Sequence[str]], Tensor]:
+        """The tokenizer of the text side, for captions of up to `words` tokens.
 
         Raises VocabularyError where the text tower has another vocabulary than CLIP's.
         """
-        context, vocabulary = self.text.context_length, self.text.vocabulary
-        if vocabulary != VOCABULARY:
-            raise VocabularyError(
-                f"these weights have a vocabulary of {vocabulary} tokens, CLIP's tokenizer one of "
-                f"{VOCABULARY}; make the token ids with the tokenizer of these weights, in Python"
-            )
-        return Tokenizer(min(words or context, context))
+        return self.text.tokenizer(words)
 
 
 class VideoCLIP(nn.Module):
@@ -72,11 +78,15 @@ class VideoCLIP(nn.Module):
     or float that is normalized already.
     """
 
+    origin: "Origin | None" = None
+    """How the weights stood in another project's file; `videoclip convert` writes them back so."""
+
     def __init__(self, config: Model) -> None:
         super().__init__()
         self.config = config
-        self.clip = CLIP(config.visual, config.text, config.embedding, config.logit_bias)
-        self.mixers = nn.ModuleList(config.mixer.build(w) for w in self.clip.visual.widths)
+        self.clip = two_sides(config.visual, config.text, config.embedding, config.logit_bias)
+        widths = self.clip.visual.widths
+        self.mixers = nn.ModuleList(config.mixer.build(w, i) for i, w in enumerate(widths))
         self.head = config.head.build(config.embedding)
         self.scorer = config.scorer.build(config.embedding)
         # Made on the CPU even where `load` builds the rest without memory, on the meta device.
@@ -101,7 +111,12 @@ class VideoCLIP(nn.Module):
 
     def new_parameters(self) -> list[nn.Parameter]:
         """The parameters that plain CLIP does not have."""
-        return [p for part in (self.mixers, self.head, self.scorer) for p in part.parameters()]
+        parts = [self.mixers, self.head, self.scorer]
+        if not self.config.visual.pretrained:
+            parts.append(self.clip.visual)
+        if not isinstance(self.config.text, Text):
+            parts.append(self.clip.label_embedding)
+        return [p for part in parts for p in part.parameters()]
 
     @property
     def device(self) -> torch.device:
@@ -121,7 +136,7 @@ class VideoCLIP(nn.Module):
         """
         return self.tokenizer(words)(texts).to(self.device)
 
-    def tokenizer(self, words: int | None = None) -> Tokenizer:
+    def tokenizer(self, words: int | None = None) -> Callable[[str | Sequence[str]], Tensor]:
         """The tokenizer of the configuration, for captions of up to `words` tokens."""
         return self.config.tokenizer(words)
 
@@ -135,7 +150,10 @@ class VideoCLIP(nn.Module):
         return self.encode_frames(pixels[:, None])[:, 0]
 
     def encode_frames(self, video: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Clips (M, T, 3, H, W) -> frame features before the head (M, T, D), not normalized."""
+        """Clips (M, T, 3, H, W) -> frame features before the head (M, T, D), not normalized.
+
+        T is 1 where the mixer makes one feature of a clip (Joint).
+        """
         return self.features(self._frames(video, mask)).frames
 
     def encode_video(self, video: Tensor, mask: Tensor | None = None) -> Tensor:

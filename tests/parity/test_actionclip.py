@@ -1,70 +1,37 @@
 """Every head and the shift against tensors that the reference code of ActionCLIP computed."""
 
-import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from references import HEADS, ActionClip, Sizes, from_actionclip, our_model, ready, words
 from safetensors.torch import load_file
-from torch import Tensor
 
-from videoclip.heads import LSTM, ClassToken, Convolution, Mean, Transformer
+from videoclip.heads import ClassToken, Convolution, Transformer
 from videoclip.losses import divergence
-from videoclip.mixers import NoMixer, Shift
-from videoclip.model import Model, VideoCLIP
-from videoclip.towers import Text, ViT
+from videoclip.mixers import Shift
+from videoclip.model import VideoCLIP
+from videoclip.types import Features
 from videoclip.weights import load_exactly
 
-HEADS = {
-    "meanP": Mean(average="plain"),
-    "Conv_1D": Convolution(average="plain", variant="reference"),
-    "LSTM": LSTM(average="plain"),
-    "Transf": Transformer(average="plain", layers=6, variant="reference"),
-    "Transf_cls": ClassToken(max_frames=4),
-}
 FILES = [*HEADS, "meanP-tsm", "Transf-tsm"]
-NAMES = {
-    "Conv_1D": [(r"^shift\.", "head.shift.")],
-    "LSTM": [(r"^lstm_visual\.", "head.lstm.")],
-    "Transf": [
-        (r"^transformer\.", "head.transformer."),
-        (r"^frame_position_embeddings\.weight", "head.positions"),
-    ],
-    "Transf_cls": [
-        (r"^transformer\.transformer_enc\.", "head.encoder."),
-        (r"^transformer\.cls_token", "head.class_token"),
-    ],
-}
+OTHERS = [
+    (Sizes(width=192, layers=3, patch=8, image=24, embedding=192), 7),
+    (Sizes(width=64, text_layers=3, embedding=64), 3),
+    (Sizes(), 1),
+]
+"""Sizes and frames. The heads of Transf are as many as the text tower's, whatever its width."""
 
 
 def reference_model(shared: Path, file: str) -> VideoCLIP:
     name = file.removesuffix("-tsm")
     saved = torch.load(shared / f"golden/actionclip/{file}.pt", weights_only=True)
-    weights: dict[str, Tensor] = {}
-    for key, value in saved["model_state_dict"].items():
-        weights["clip." + key.removeprefix("module.").replace(".net.", ".")] = value.float()
-    for key, value in saved.get("fusion_model_state_dict", {}).items():
-        key, value = key.removeprefix("module."), value.float()
-        if key == "transformer.pos_embed":
-            weights["head.class_position"], weights["head.positions"] = value[0, :1], value[0, 1:]
-            continue
-        if key == "transformer.cls_token":
-            value = value[0]
-        if key == "frame_position_embeddings.weight" and name != "Transf":
-            continue  # the reference creates these positions and never reads them
-        for pattern, ours in NAMES.get(name, []):
-            key = re.sub(pattern, ours, key)
-        weights[key] = value
-    config = Model(
-        visual=ViT(width=128, layers=2, patch_size=16, image_size=32),
-        text=Text(width=128, layers=2, vocabulary=600),
-        embedding=128,
-        mixer=Shift(placement="block") if file.endswith("-tsm") else NoMixer(),
-        head=HEADS[name],
-    )
-    model = config.build()
-    load_exactly(model, weights, file)
-    return model.eval()
+    fusion = saved.get("fusion_model_state_dict", {})
+    shift = Shift(placement="block") if file.endswith("-tsm") else None
+    model = our_model(Sizes(), HEADS[name], mixer=shift)
+    load_exactly(model, from_actionclip(saved["model_state_dict"], fusion, name), file)
+    return model
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -100,8 +67,6 @@ def test_the_target_of_the_loss_is_softmax_of_ten() -> None:
 
 
 def test_the_fixed_convolution_starts_as_a_shift() -> None:
-    from videoclip.types import Features
-
     head = Convolution(average="plain").build(8)
     frames = torch.randn(2, 5, 8)
     mask = torch.ones(2, 5, dtype=torch.bool)
@@ -116,3 +81,43 @@ def test_the_fixed_convolution_starts_as_a_shift() -> None:
     mask[0, -1] = False
     with pytest.raises(ValueError, match="mixes padding into frames"):
         reference(Features(frames, mask))
+
+
+@pytest.mark.parametrize(("sizes", "frames"), OTHERS)
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("shift", [False, True])
+@torch.no_grad()
+def test_same_numbers_in_other_sizes(name: str, shift: bool, sizes: Sizes, frames: int) -> None:
+    plain = ready(ActionClip(sizes, name, frames, shift))
+    head = HEADS[name]
+    if name == "Transf":
+        head = replace(head, attention_heads=sizes.text_width // 64)
+    if name == "Transf_cls":
+        head = replace(head, max_frames=frames)
+    model = our_model(sizes, head, mixer=Shift(placement="block") if shift else None)
+    weights = from_actionclip(plain.model.state_dict(), plain.fusion.state_dict(), name)
+    load_exactly(model, weights, name)
+    ids, video = words(5, 20), torch.randn(4, frames, 3, sizes.image, sizes.image)
+    torch.testing.assert_close(model.encode_video(video), plain.videos(video), atol=1e-5, rtol=0)
+    logits = plain.logits(ids, video)
+    torch.testing.assert_close(model.similarity(ids, video).T, logits, atol=1e-4, rtol=0)
+
+
+def test_heads_start_as_the_reference_does() -> None:
+    """Transf at N(0, 0.02) and not from the text tower; Transf_cls cut off at two deviations."""
+    base = our_model(Sizes()).clip
+    model = our_model(Sizes(), Transformer(layers=6, start="random"))
+    before = {name: value.clone() for name, value in model.head.state_dict().items()}
+    model.start_from(base)
+    assert all(torch.equal(model.head.state_dict()[name], value) for name, value in before.items())
+    block = model.head.transformer.resblocks[0]
+    for weight in (model.head.positions, block.mlp["c_fc"].weight, block.attn.out_proj.weight):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.03)
+    assert block.attn.in_proj_weight.abs().max().item() == pytest.approx((6 / 512) ** 0.5, rel=0.01)
+    head = ClassToken().build(128)
+    for name, parameter in head.named_parameters():
+        if "norm" in name or name.endswith("bias"):
+            assert (parameter == float(name.endswith("weight"))).all(), name
+        elif "in_proj" not in name:
+            assert parameter.abs().max() <= 0.04, name
+            assert parameter.std().item() == pytest.approx(0.0176, rel=0.15), name

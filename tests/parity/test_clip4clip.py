@@ -1,60 +1,32 @@
 """Every head against tensors that the reference code of CLIP4Clip computed."""
 
-import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from references import SLOTS, Clip4Clip, Sizes, from_clip4clip, our_model, ready, words
 from safetensors.torch import load_file
-from torch import Tensor
 
-from videoclip.heads import LSTM, Mean, Transformer
+from videoclip.heads import Transformer
 from videoclip.model import Model, VideoCLIP
-from videoclip.scorers import Cosine, Tight
-from videoclip.towers import Text, ViT
+from videoclip.scorers import Cosine
+from videoclip.types import Features
 from videoclip.weights import load_exactly
 
-SLOTS = {
-    "meanP": {"head": Mean()},
-    "seqLSTM": {"head": LSTM()},
-    "seqTransf": {"head": Transformer(layers=2, variant="reference")},
-    "tightTransf": {"scorer": Tight(layers=2, variant="reference")},
-}
-NAMES = [
-    (r"^lstm_visual\.", "head.lstm."),
-    (r"^transformerClip\.", "head.transformer."),
-    (r"^cross\.transformer\.", "scorer.transformer."),
-    (r"^cross\.embeddings\.position_embeddings\.weight", "scorer.positions"),
-    (r"^cross\.pooler\.", "scorer."),
-    (r"^similarity_dense\.", "scorer.similarity."),
-    (r"^frame_position_embeddings\.weight", "head.positions"),
+OTHERS = [
+    (Sizes(width=192, layers=3, patch=8, image=24, text_layers=4, context=30), 5, 9, 1),
+    (Sizes(width=64, text_width=192, embedding=192), 9, 24, 3),
+    (Sizes(layers=1, text_layers=1), 1, 4, 2),
 ]
+"""Sizes, frames, words and the head's layers; the second one starts deeper than its text tower."""
 
 
 def reference_model(shared: Path, name: str, patches: str = "2d") -> VideoCLIP:
     weights = torch.load(shared / f"golden/clip4clip/{name}-{patches}.bin", weights_only=True)
-    renamed: dict[str, Tensor] = {}
-    for key, value in weights.items():
-        for pattern, ours in NAMES:
-            key = re.sub(pattern, ours, key)
-        renamed[key] = value.float()
-    if name == "seqLSTM":  # the reference creates these positions and never reads them
-        del renamed["head.positions"]
-    config = Model(
-        visual=ViT(
-            width=128,
-            layers=2,
-            patch_size=16,
-            image_size=32,
-            patch_frames=3 if patches == "3d" else 1,
-        ),
-        text=Text(width=128, layers=2, vocabulary=600),
-        embedding=128,
-        **SLOTS[name],
-    )
-    model = config.build()
-    load_exactly(model, renamed, name)
-    return model.eval()
+    model = our_model(Sizes(), patch_frames=3 if patches == "3d" else 1, **SLOTS[name])
+    load_exactly(model, from_clip4clip(weights, name), name)
+    return model
 
 
 @pytest.mark.parametrize(("name", "patches"), [*((n, "2d") for n in SLOTS), ("meanP", "3d")])
@@ -79,8 +51,6 @@ def test_the_variance_floor_is_seen(shared: Path) -> None:
     tiny = golden["video"] * 0 + 1e-4 * torch.randn_like(golden["video"])
     frames = model.encode_frames(tiny) * 1e-4
     head = model.head
-    from videoclip.types import Features
-
     features = Features(frames, torch.ones(frames.shape[:2], dtype=torch.bool))
     reference = head(features).tokens
     fixed = Model(
@@ -92,3 +62,47 @@ def test_the_variance_floor_is_seen(shared: Path) -> None:
     ).build()
     fixed.load_state_dict(model.state_dict())
     assert (fixed.head(features).tokens - reference).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("sizes", "frames", "length", "layers"), OTHERS)
+@pytest.mark.parametrize("name", SLOTS)
+@pytest.mark.parametrize("threefold", [False, True])
+@torch.no_grad()
+def test_same_numbers_in_other_sizes(
+    name: str, threefold: bool, sizes: Sizes, frames: int, length: int, layers: int
+) -> None:
+    """Other widths, depths, frames and words than the golden tensors', every pair by itself."""
+    plain = ready(Clip4Clip(sizes, name, layers, threefold))
+    slots = dict(SLOTS[name])
+    if name == "seqTransf":
+        slots["head"] = replace(slots["head"], layers=layers, max_frames=sizes.context)
+    if name == "tightTransf":
+        slots["scorer"] = replace(slots["scorer"], layers=layers, max_tokens=sizes.context)
+    model = our_model(sizes, patch_frames=3 if threefold else 1, **slots)
+    load_exactly(model, from_clip4clip(plain.state_dict(), name), name)
+    ids, video = words(5, length), torch.randn(4, frames, 3, sizes.image, sizes.image)
+    mask = torch.arange(frames) < torch.tensor([frames, 1, frames // 2 + 1, frames])[:, None]
+    video *= mask[:, :, None, None, None]  # as the reference pads
+    wanted = plain.similarity(ids, video, mask)
+    assert wanted.std() > 0.01, "scores that are all alike would prove nothing"
+    torch.testing.assert_close(
+        model.encode_frames(video, mask), plain.frames(video), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(model.similarity(ids, video, mask), wanted, atol=1e-4, rtol=0)
+
+
+def test_heads_start_from_the_first_blocks_of_the_text_tower() -> None:
+    """As many as both have; what the text tower has none of starts at N(0, 0.02)."""
+    sizes = Sizes(text_layers=3)
+    base = our_model(sizes).clip
+    for slots in ({"head": Transformer(layers=2)}, {"head": Transformer(layers=5)}):
+        model = our_model(sizes, **slots)
+        model.start_from(base)
+        blocks = model.head.transformer.resblocks
+        for ours, theirs in zip(blocks, base.transformer.resblocks, strict=False):
+            for name, value in theirs.state_dict().items():
+                assert torch.equal(ours.state_dict()[name], value), name
+        for block in blocks[3:]:
+            assert block.mlp["c_fc"].weight.std().item() == pytest.approx(0.02, rel=0.02)
+            assert not block.mlp["c_fc"].bias.any()
+        assert torch.equal(model.head.positions, base.positional_embedding)

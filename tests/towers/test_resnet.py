@@ -3,12 +3,12 @@
 import pytest
 import torch
 from foreign import randomized
-from models import HEADS, SCORERS, captions
+from models import HEADS, MIXERS, SCORERS, captions
 from torch.nn import functional as F
 
 import videoclip
 from videoclip.config import from_json, to_json
-from videoclip.mixers import Shift
+from videoclip.mixers import Joint, Mixer, NoMixer, Shift
 from videoclip.model import Model
 from videoclip.named import architecture
 from videoclip.towers import ResNet, Text, ViT
@@ -33,9 +33,10 @@ MASK = torch.tensor([[True] * 4, [True, False, True, False]])
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_padding_reaches_neither_frames_nor_statistics(mode: str) -> None:
+@pytest.mark.parametrize("mixer", [NoMixer(), Shift(), Shift(placement="block")], ids=str)
+def test_padding_reaches_neither_frames_nor_statistics(mode: str, mixer: Mixer) -> None:
     """In training batch normalization would mix padded frames into the real ones."""
-    first, second = build().train(mode == "train"), build().train(mode == "train")
+    first, second = (build(mixer=mixer).train(mode == "train") for _ in range(2))
     second.load_state_dict(first.state_dict())
     video = clips()
     other = torch.where(MASK[:, :, None, None, None], video, 100 * torch.randn_like(video))
@@ -56,10 +57,11 @@ def test_a_clip_is_encoded_frame_by_frame() -> None:
         torch.testing.assert_close(frames[:, index], model.encode_image(video[:, index]))
 
 
+@pytest.mark.parametrize("mixer", [name for name, member in MIXERS.items() if member.takes_maps])
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_every_head_and_scorer_works_on_it(tmp_path, head: str, scorer: str) -> None:
-    model = build(head=HEADS[head](), scorer=SCORERS[scorer]()).train()
+def test_every_module_works_on_it(tmp_path, mixer: str, head: str, scorer: str) -> None:
+    model = build(mixer=MIXERS[mixer](), head=HEADS[head](), scorer=SCORERS[scorer]()).train()
     frames = Frames(clips(3), torch.ones(3, 4, dtype=torch.bool))
     scores = model(frames, captions(3))
     (scores * torch.randn_like(scores)).sum().backward()  # a softmax would not see a bias of all
@@ -87,15 +89,15 @@ def test_blocks_start_as_their_shortcuts() -> None:
 
 
 def test_what_it_does_not_take_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"takes no mixer inside, but the mixer is Shift\("):
-        Model(visual=ResNet(), mixer=Shift())
+    with pytest.raises(ValueError, match=r"has no tokens for the mixer Joint\("):
+        Model(visual=ResNet(), mixer=Joint())
     with pytest.raises(ValueError, match="image_size 100; choose a multiple of 32"):
         ResNet(image_size=100)
     model = build()
     with pytest.raises(ValueError, match=r"\(16, 16\) pixels, the tower was made for \(32, 32\)"):
         model.encode_video(torch.zeros(1, 2, 3, 16, 16))
     model.head.reads_layers = 2
-    with pytest.raises(ValueError, match=r"keeps no layers \(2 asked for\)"):
+    with pytest.raises(ValueError, match=r"keeps no layers \(2 asked for by the head\)"):
         model.encode_video(clips())
 
 

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models import build, clips
+from models import MIXERS, build, clips
 
 import videoclip
 from videoclip.types import Frames
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("mixer", ["none", "shift"])
+@pytest.mark.parametrize("mixer", MIXERS)
 def test_the_last_block_is_run_for_what_is_read(mixer: str) -> None:
     model = build(mixer)
     rows = []
@@ -21,9 +21,12 @@ def test_the_last_block_is_run_for_what_is_read(mixer: str) -> None:
     frames = Frames(clips(2, 3), torch.ones(2, 3, dtype=torch.bool))
     short = model.clip.visual(*frames, model.mixers)
     whole = model.clip.visual(*frames, model.mixers, keep_layers=1)
-    tokens = whole.layers[0].shape[2]
-    assert rows == [tokens, 1 if mixer == "none" else tokens, tokens, tokens]
-    torch.testing.assert_close(short.frames, whole.frames, atol=1e-5, rtol=0)
+    assert whole.layers[0].shape == (2, 3, 5, 64)
+    tokens = 5 if mixer != "joint" else 1 + 3 * 4
+    assert rows == [tokens, 1, tokens, tokens]
+    torch.testing.assert_close(
+        short.frames.expand_as(whole.frames), whole.frames, atol=1e-5, rtol=0
+    )
 
 
 @torch.no_grad()

@@ -26,11 +26,15 @@ class ClassToken(Head):
     dropout: float = 0.1
     """In every layer, in training."""
     max_frames: int = 8
-    """Rows of the table of positions; longer clips stretch it linearly, shorter ones read its
-    beginning. The reference takes clips of exactly this length."""
+    """Rows of the table of positions. A clip with more or fewer frames stretches it linearly over
+    its own frames. The reference takes clips of exactly this length."""
 
     def build(self, width: int) -> nn.Module:
-        """The head for an embedding of this width."""
+        """The head for an embedding of this width. Raises ValueError where it cannot be split."""
+        if width % self.attention_heads:
+            raise ValueError(
+                f"a width of {width} cannot be split into {self.attention_heads} attention heads"
+            )
         return ClassTokenHead(self, width)
 
 
@@ -48,15 +52,18 @@ class ClassTokenHead(nn.Module):
         self.encoder = nn.TransformerEncoder(
             layer, config.layers, nn.LayerNorm(width), enable_nested_tensor=False
         )
-        linears = [module.weight for module in self.modules() if isinstance(module, nn.Linear)]
-        for weight in (self.class_token, self.class_position, self.positions, *linears):
+        linears = [module for module in self.modules() if isinstance(module, nn.Linear)]
+        weights = [linear.weight for linear in linears]
+        for weight in (self.class_token, self.class_position, self.positions, *weights):
             nn.init.trunc_normal_(weight, std=0.02, a=-0.04, b=0.04)
+        for linear in linears:
+            nn.init.zeros_(linear.bias)
 
     def forward(self, features: Features) -> Embedding:
         """Features (B, T, D) -> Embedding."""
         frames, mask = features.frames, features.mask
         first = (self.class_token + self.class_position).expand(len(frames), 1, -1)
-        tokens = torch.cat([first, frames + positions(self.positions, frames.shape[1])], dim=1)
+        tokens = torch.cat([first, frames + positions(self.positions, mask, spread=True)], dim=1)
         unseen = torch.cat([mask.new_zeros(len(mask), 1), ~mask], dim=1)
         tokens = self.encoder(tokens, src_key_padding_mask=unseen)
         return Embedding(tokens[:, 0], tokens[:, 1:], mask)

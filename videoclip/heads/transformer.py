@@ -1,4 +1,7 @@
-"""Frames attend to each other before they are averaged (CLIP4Clip's seqTransf)."""
+"""Frames attend to each other before they are averaged: CLIP4Clip's seqTransf, ActionCLIP's Transf.
+
+seqTransf is `Transformer()`; Transf is `Transformer(layers=6, start="random", average="plain")`.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,7 +10,13 @@ import torch
 from torch import nn
 
 from videoclip.heads.base import Head
-from videoclip.layers import Blocks, attention_heads, positions, start_positions
+from videoclip.layers import (
+    Blocks,
+    attention_heads,
+    positions,
+    start_linears,
+    start_positions,
+)
 from videoclip.towers import CLIP
 from videoclip.types import Embedding, Features
 
@@ -19,7 +28,15 @@ class Transformer(Head):
     layers: int = 4
     """Residual blocks."""
     max_frames: int = 77
-    """Rows of the table of positions; longer clips stretch it linearly."""
+    """Rows of the table of positions, as many as the text tower's. A clip with more frames
+    stretches it linearly over its own ones, a shorter clip reads its beginning, as the references
+    do."""
+    attention_heads: int | None = None
+    """Attention heads of a block; None: one for every 64 channels. The references count those of
+    the text tower."""
+    start: Literal["text", "random"] = "text"
+    """text: from the text tower's first blocks and positions, where the widths agree (CLIP4Clip).
+    random: N(0, 0.02) (ActionCLIP's Transf)."""
     variant: Literal["fixed", "reference"] = "fixed"
     """reference: LayerNorm adds 1e-12 to the variance, as the released code does; fixed: 1e-5."""
 
@@ -34,21 +51,24 @@ class TransformerHead(nn.Module):
     def __init__(self, config: Transformer, width: int) -> None:
         super().__init__()
         self.config = config
-        self.positions = nn.Parameter(0.01 * torch.randn(config.max_frames, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(config.max_frames, width))
         self.transformer = Blocks(
             width,
             config.layers,
-            attention_heads(width),
+            config.attention_heads or attention_heads(width),
             eps=1e-12 if config.variant == "reference" else 1e-5,
         )
+        start_linears(self.transformer)
 
     def start_from(self, clip: CLIP) -> None:
-        """Starts from the text tower's first blocks and positions, as CLIP4Clip does."""
+        """Starts from the text tower's first blocks and positions, unless it starts at random."""
+        if self.config.start == "random":
+            return
         self.transformer.start_from(clip.transformer)
         start_positions(self.positions, clip.positional_embedding)
 
     def forward(self, features: Features) -> Embedding:
         """Features (B, T, D) -> Embedding."""
         frames, mask = features.frames, features.mask
-        placed = frames + positions(self.positions, frames.shape[1])
+        placed = frames + positions(self.positions, mask)
         return self.config.pool(frames + self.transformer(placed, mask), mask)

@@ -1,6 +1,7 @@
 """What every mixer is: the slot inside the tower."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -15,9 +16,18 @@ class Mixer:
 
     It may change the tokens and call `block(tokens)`, or run the block's two halves
     (`block.attend`, `block.think`) by itself. Tokens of padded frames (mask False) must never
-    reach real ones.
+    reach real ones. Three optional methods:
+
+        enter(tokens, mask) -> tokens: of the first block's mixer, runs once before `ln_pre`.
+        read(tokens, mask, block) -> (class tokens (B, T, W), mask (B, T)): of the last block's
+            mixer, instead of `forward` where nothing else is read; T may become 1.
+        on_maps(maps (n, C, H, W), mask (B, T), block) -> maps: what `forward` is in a ResNet,
+            where the maps are those of the n real frames, clip by clip.
     """
 
-    def build(self, width: int) -> nn.Module:
-        """The mixer for one block of a tower of this width."""
+    takes_maps: ClassVar[bool] = False
+    """Whether its module has `on_maps`, so that it may stand in a ResNet."""
+
+    def build(self, width: int, index: int) -> nn.Module:
+        """The mixer for block `index` of a tower, whose tokens have `width` channels there."""
         raise NotImplementedError

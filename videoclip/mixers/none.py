@@ -1,6 +1,7 @@
 """No mixing: every frame goes through the tower by itself, as in CLIP."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -12,7 +13,9 @@ from videoclip.mixers.base import Mixer
 class NoMixer(Mixer):
     """Frames do not see each other inside the tower."""
 
-    def build(self, width: int) -> nn.Module:
+    takes_maps: ClassVar[bool] = True
+
+    def build(self, width: int, index: int) -> nn.Module:
         """One module without parameters."""
         return Alone()
 
@@ -20,9 +23,14 @@ class NoMixer(Mixer):
 class Alone(nn.Module):
     """Runs the block on every frame by itself."""
 
-    alone = True
-    """The tower may run its last block for the class token only."""
-
     def forward(self, tokens: Tensor, mask: Tensor, block: ResidualBlock) -> Tensor:
         """(B, T, N, W) -> (B, T, N, W)."""
         return block(tokens)
+
+    def read(self, tokens: Tensor, mask: Tensor, block: ResidualBlock) -> tuple[Tensor, Tensor]:
+        """(B, T, N, W) -> the class tokens (B, T, W), and the mask."""
+        return block(tokens, queries=tokens[:, :, :1])[:, :, 0], mask
+
+    def on_maps(self, maps: Tensor, mask: Tensor, block: nn.Module) -> Tensor:
+        """Feature maps (n, C, H, W) -> (n, C', H', W')."""
+        return block(maps)

@@ -1,35 +1,45 @@
 """Temporal shift: a share of the channels of every patch comes from the next or previous frame.
 
-Lin et al. 2019 (TSM), section 4; brought into CLIP's ViT by ActionCLIP (Wang et al. 2021).
+Lin et al. 2019 (TSM), section 4, for CLIP's ResNets; brought into CLIP's ViT by ActionCLIP (Wang et
+al. 2021).
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoclip.layers import ResidualBlock
 from videoclip.mixers.base import Mixer
+from videoclip.towers.resnet import Bottleneck
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shift(Mixer):
-    """Temporal shift; no parameters."""
+    """Temporal shift; no parameters, and any number of frames."""
+
+    takes_maps: ClassVar[bool] = True
 
     divisor: int = 8
     """1/divisor of the channels comes from the next frame, as many from the previous one."""
     placement: Literal["residual", "block"] = "residual"
-    """residual: only what attention reads is shifted, the identity path stays clean (the TSM
-    authors' advice). block: the whole block sees shifted tokens, as ActionCLIP released it."""
+    """residual: only what the block adds is computed from shifted tokens, the identity path stays
+    clean (TSM's `blockres`; its authors found the other harmful). block: the identity path is
+    shifted too, the fault that ActionCLIP's released models were trained with."""
 
     def __post_init__(self) -> None:
         """Raises ValueError where more channels would move than there are."""
         if self.divisor < 2:
             raise ValueError(f"divisor is {self.divisor}; 2 already shifts every channel")
 
-    def build(self, width: int) -> nn.Module:
-        """The shift around one block."""
+    def build(self, width: int, index: int) -> nn.Module:
+        """The shift around one block. Raises ValueError where it would shift no channel."""
+        if width < self.divisor:
+            raise ValueError(
+                f"divisor {self.divisor} moves no channel of {width}; lower it, or widen the tower"
+            )
         return TemporalShift(self, width)
 
 
@@ -38,7 +48,7 @@ class TemporalShift(nn.Module):
 
     def __init__(self, config: Shift, width: int) -> None:
         super().__init__()
-        self.fold = width // config.divisor
+        self.moving = 2 * (width // config.divisor)
         self.placement = config.placement
 
     def forward(self, tokens: Tensor, mask: Tensor, block: ResidualBlock) -> Tensor:
@@ -49,14 +59,39 @@ class TemporalShift(nn.Module):
         tokens = tokens + block.attend(shifted)
         return tokens + block.think(tokens)
 
+    def read(self, tokens: Tensor, mask: Tensor, block: ResidualBlock) -> tuple[Tensor, Tensor]:
+        """(B, T, N, W) under mask (B, T) -> the class tokens (B, T, W), and the mask.
+
+        The shift leaves class tokens alone, so the two placements are one here.
+        """
+        shifted = self.shift(tokens, mask)
+        return block(shifted, queries=shifted[:, :, :1])[:, :, 0], mask
+
+    def on_maps(self, maps: Tensor, mask: Tensor, block: Bottleneck) -> Tensor:
+        """Feature maps (n, C, H, W) of the real frames of mask (B, T) -> (n, C', H', W').
+
+        In the residual placement every second block of a deep ResNet is left alone, as in TSM.
+        """
+        if self.placement == "residual" and block.second:
+            return block(maps)
+        moving = maps.new_zeros(*mask.shape, self.moving, *maps.shape[2:])
+        moving[mask] = maps[:, : self.moving]
+        shifted = torch.cat([moved(moving, 2)[mask], maps[:, self.moving :]], dim=1)
+        if self.placement == "block":
+            return block(shifted)
+        return F.relu(block.branch(shifted) + block.shortcut(maps))
+
     def shift(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Moves the channels; zeros come from beyond the clip's ends and from padded frames."""
-        real = tokens[:, :, 1:] * mask[:, :, None, None].to(tokens.dtype)
-        following, before, rest = real.tensor_split((self.fold, 2 * self.fold), dim=-1)
-        zero = torch.zeros_like(real[:, :1])
-        moved = [
-            torch.cat([following[:, 1:], zero[..., : self.fold]], dim=1),
-            torch.cat([zero[..., self.fold : 2 * self.fold], before[:, :-1]], dim=1),
-            rest,
-        ]
-        return torch.cat([tokens[:, :, :1], torch.cat(moved, dim=-1)], dim=2)
+        classes, patches = tokens[:, :, :1], tokens[:, :, 1:]
+        moving = patches[..., : self.moving] * mask[:, :, None, None].to(tokens.dtype)
+        shifted = torch.cat([moved(moving, -1), patches[..., self.moving :]], dim=-1)
+        return torch.cat([classes, shifted], dim=2)
+
+
+def moved(x: Tensor, channels: int) -> Tensor:
+    """x (B, T, ...): half of what lies along `channels` from frame t + 1, half from t - 1."""
+    following, before = x.tensor_split(2, dim=channels)
+    zero = torch.zeros_like(following[:, :1])
+    parts = [torch.cat([following[:, 1:], zero], 1), torch.cat([zero, before[:, :-1]], 1)]
+    return torch.cat(parts, dim=channels)

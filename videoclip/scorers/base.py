@@ -12,7 +12,8 @@ class Scorer:
         forward(text: Embedding, video: Embedding, logit_scale: Tensor) -> (Q, V) logits
 
     `logit_scale` is CLIP's temperature, a logarithm; a scorer may leave it unread. A module may
-    have `start_from(clip)`, which copies weights of the pretrained CLIP into a new scorer.
+    have `start_from(clip)`, which copies weights of the pretrained CLIP into a new scorer, and
+    `reads_tokens = False` where it reads the vectors alone; processes then exchange only those.
     """
 
     def build(self, width: int) -> nn.Module:

@@ -22,6 +22,8 @@ class Cosine(Scorer):
 class CosineScorer(nn.Module):
     """One matrix product for all pairs."""
 
+    reads_tokens = False
+
     def forward(self, text: Embedding, video: Embedding, logit_scale: Tensor) -> Tensor:
         """Embeddings (Q, D) and (V, D) -> logits (Q, V), never in autocast's type."""
         # bfloat16 has 8 bits: logits near 100 would be off by a quarter.

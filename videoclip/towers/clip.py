@@ -5,22 +5,23 @@ import math
 import torch
 from torch import nn
 
-from videoclip.towers.base import Visual
+from videoclip.towers.base import Language, Visual
+from videoclip.towers.labels import LabelTable
 from videoclip.towers.text import Text, TextTransformer
 
 MAX_LOGIT_SCALE = math.log(100)
 """Training clamps logit_scale here (Radford et al. 2021, section 2.5)."""
 
 
-class CLIP(TextTransformer):
-    """CLIP under OpenAI's parameter names.
+class WithVision(nn.Module):
+    """Gives a text side a vision tower and a temperature, under OpenAI's parameter names.
 
     There the text tower's parameters stand at the root, beside `visual` and `logit_scale`; all
-    reference checkpoints follow that, so this class *is* a text tower that owns a visual one.
+    reference checkpoints follow that, so CLIP *is* a text tower that owns a visual one.
     """
 
     def __init__(
-        self, visual: Visual, text: Text, embedding: int, logit_bias: float | None = None
+        self, visual: Visual, text: Language, embedding: int, logit_bias: float | None = None
     ) -> None:
         super().__init__(text, embedding)
         self.visual = visual.build(embedding)
@@ -31,3 +32,19 @@ class CLIP(TextTransformer):
     def clamp_logit_scale(self) -> None:
         """Keeps exp(logit_scale) at or under 100; called after every optimizer step."""
         self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+
+
+class CLIP(WithVision, TextTransformer):
+    """CLIP: a vision tower and a text tower."""
+
+
+class LabeledVision(WithVision, LabelTable):
+    """A vision tower and one vector per class."""
+
+
+def two_sides(
+    visual: Visual, text: Language, embedding: int, logit_bias: float | None
+) -> CLIP | LabeledVision:
+    """The two sides of a model, with random weights."""
+    kind = CLIP if isinstance(text, Text) else LabeledVision
+    return kind(visual, text, embedding, logit_bias)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from videoclip.layers import Linear, attention_heads
 from videoclip.towers.base import Visual
 from videoclip.types import Features
 
+DEEP = 23
+"""Bottlenecks of the third stage from which on a mixer may pass over every second one (RN101)."""
 EXPANSION = 4
 """A bottleneck's output has this many times the channels of its 3x3 convolution."""
 STRIDE = 32
@@ -20,7 +23,7 @@ STRIDE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class ResNet(Visual):
-    """A modified ResNet; the defaults are RN50. It takes no mixer."""
+    """A modified ResNet; the defaults are RN50."""
 
     width: int = 64
     """Channels of the first stage's 3x3 convolutions; the last feature map has 32 times as many."""
@@ -46,9 +49,11 @@ class Bottleneck(nn.Module):
     Averaging first keeps high frequencies from aliasing (Radford et al. 2021, section 2.4).
     """
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    def __init__(self, channels: int, width: int, stride: int, *, second: bool = False) -> None:
         super().__init__()
         self.stride = stride
+        self.second = second
+        """Whether it is one of the blocks of a deep ResNet that TSM leaves alone: every second."""
         self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
@@ -67,12 +72,19 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 4 * width, H / stride, W / stride)."""
+        return F.relu(self.branch(x) + self.shortcut(x))
+
+    def branch(self, x: Tensor) -> Tensor:
+        """What the convolutions make of x (B, C, H, W)."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(_mean(out, self.stride)))
-        if self.downsample is not None:
-            x = self.downsample["1"](self.downsample["0"](_mean(x, self.stride)))
-        return F.relu(out + x)
+        return self.bn3(self.conv3(_mean(out, self.stride)))
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) in the shape of what is added to it."""
+        if self.downsample is None:
+            return x
+        return self.downsample["1"](self.downsample["0"](_mean(x, self.stride)))
 
 
 class AttentionPool(nn.Module):
@@ -108,9 +120,6 @@ class ModifiedResNet(nn.Module):
     Three convolutions in the stem, averaging before every stride, attention instead of the mean.
     """
 
-    widths: tuple[int, ...] = ()
-    """No block of this tower takes a mixer."""
-
     def __init__(self, config: ResNet, embedding: int) -> None:
         super().__init__()
         width, half = config.width, config.width // 2
@@ -121,14 +130,17 @@ class ModifiedResNet(nn.Module):
         self.bn2 = nn.BatchNorm2d(half)
         self.conv3 = nn.Conv2d(half, width, 3, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(width)
-        channels = width
+        channels, widths, deep = width, [], config.layers[2] >= DEEP
         for stage, blocks in enumerate(config.layers):
             inner = width * 2**stage
             built = []
             for block in range(blocks):
-                built.append(Bottleneck(channels, inner, 2 if stage and not block else 1))
+                stride, second = 2 if stage and not block else 1, deep and block % 2 == 1
+                built.append(Bottleneck(channels, inner, stride, second=second))
+                widths.append(channels)
                 channels = EXPANSION * inner
             setattr(self, f"layer{stage + 1}", nn.Sequential(*built))
+        self.widths = tuple(widths)
         cells = (config.image_size // STRIDE) ** 2
         self.attnpool = AttentionPool(cells, channels, embedding)
         for module in self.modules():
@@ -139,40 +151,41 @@ class ModifiedResNet(nn.Module):
         self,
         pixels: Tensor,
         mask: Tensor,
-        mixers: Sequence[nn.Module] = (),
+        mixers: Sequence[nn.Module],
         keep_layers: int = 0,
     ) -> Features:
         """Encodes pixels (B, T, 3, H, W), normalized, under mask (B, T) -> Features (B, T, D).
 
-        Padded frames are left out and come back as zeros, for in training batch normalization
-        would mix them into the real ones.
+        `mixers` holds one module per bottleneck, which works on maps. Padded frames are left out
+        and come back as zeros, for in training batch normalization would mix them into the real
+        ones.
 
-        Raises ValueError where the frames are not of the tower's size, and for a mixer or a head
-        that reads layers: this tower has neither blocks for mixers nor tokens of one size.
+        Raises ValueError where the frames are not of the tower's size, and for a head that reads
+        layers: this tower has no tokens of one size.
         """
         if pixels.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(
                 f"frames are {tuple(pixels.shape[-2:])} pixels, the tower was made for "
                 f"({self.image_size}, {self.image_size}); resize them (videoclip.transforms)"
             )
-        if len(mixers) or keep_layers:
+        if keep_layers:
             raise ValueError(
-                f"a ResNet takes no mixers ({len(mixers)} given) and keeps no layers "
-                f"({keep_layers} asked for); use a ViT"
+                f"a ResNet keeps no layers ({keep_layers} asked for by the head); use a ViT"
             )
-        real = self._encode(pixels[mask])
+        real = self._encode(pixels[mask], mask, mixers)
         frames = real.new_zeros(*mask.shape, real.shape[-1])
         frames[mask] = real
         return Features(frames, mask)
 
-    def _encode(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> (B, D)."""
+    def _encode(self, x: Tensor, mask: Tensor, mixers: Sequence[nn.Module]) -> Tensor:
+        """Images (n, 3, H, W), the real frames of mask (B, T) -> (n, D)."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = F.relu(self.bn3(self.conv3(x)))
         x = F.avg_pool2d(x, 2)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+        blocks = chain(self.layer1, self.layer2, self.layer3, self.layer4)
+        for block, mixer in zip(blocks, mixers, strict=True):
+            x = mixer.on_maps(x, mask, block)
         return self.attnpool(x)
 
 

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from videoclip.errors import VocabularyError
 from videoclip.layers import Activation, Blocks, LayerNorm, attention_heads
+from videoclip.tokenizer import VOCABULARY, Tokenizer
+from videoclip.towers.base import Language
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
+class Text(Language):
     """A text transformer; the defaults are those of CLIP's ViT-B models."""
 
     width: int = 512
@@ -29,6 +32,19 @@ class Text:
     """Attention heads of a block; None: one for every 64 channels, as in every OpenAI model."""
     mlp_width: int | None = None
     """Hidden channels of a block's multi-layer perceptron; None: four times the width."""
+
+    def tokenizer(self, words: int | None = None) -> Tokenizer:
+        """CLIP's tokenizer for captions of up to `words` tokens, at most the context length.
+
+        Raises VocabularyError where the text tower has another vocabulary than CLIP's.
+        """
+        if self.vocabulary != VOCABULARY:
+            raise VocabularyError(
+                f"these weights have a vocabulary of {self.vocabulary} tokens, CLIP's tokenizer "
+                f"one of {VOCABULARY}; make the token ids with the tokenizer of these weights, in "
+                "Python"
+            )
+        return Tokenizer(min(words or self.context_length, self.context_length))
 
 
 class TextTransformer(nn.Module):

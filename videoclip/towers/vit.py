@@ -93,7 +93,9 @@ class VisionTransformer(nn.Module):
         """Encodes pixels (B, T, 3, H, W), normalized, under mask (B, T) -> Features (B, T, D).
 
         `mixers` holds one module per block. The tokens after the last `keep_layers` blocks travel
-        with the result, for heads that read inside the tower.
+        with the result, for heads that read inside the tower. A mixer that makes one feature of a
+        clip makes T = 1 of it; where layers are kept the feature is repeated for every frame, so
+        that frames, mask and layers agree.
 
         Raises ValueError where the frames are not of the tower's size.
         """
@@ -111,16 +113,20 @@ class VisionTransformer(nn.Module):
             patches = rearrange(self.conv2(real.transpose(1, 2)), "b w t y x -> b t (y x) w")
         first = self.class_embedding.to(patches.dtype).expand(*patches.shape[:2], 1, -1)
         tokens = torch.cat([first, patches], dim=2)
-        tokens = self.ln_pre(tokens + self.positional_embedding.to(tokens.dtype))
+        tokens = tokens + self.positional_embedding.to(tokens.dtype)
+        if hasattr(mixers[0], "enter"):
+            tokens = mixers[0].enter(tokens, mask)
+        tokens = self.ln_pre(tokens)
         kept: list[Tensor] = []
+        last = len(self.widths) - 1
         for index, (block, mixer) in enumerate(
             zip(self.transformer.resblocks, mixers, strict=True)
         ):
-            if index == len(self.widths) - 1 and not keep_layers and getattr(mixer, "alone", False):
-                tokens = block(tokens, queries=tokens[:, :, :1])  # the one that is read
-            else:
-                tokens = mixer(tokens, mask, block)
-            if index >= len(self.widths) - keep_layers:
+            if index == last and not keep_layers and hasattr(mixer, "read"):
+                classes, mask = mixer.read(tokens, mask, block)
+                break
+            tokens = mixer(tokens, mask, block)
+            classes = tokens[:, :, 0]
+            if index > last - keep_layers:
                 kept.append(tokens)
-        frames = self.ln_post(tokens[:, :, 0]) @ self.proj
-        return Features(frames, mask, tuple(kept))
+        return Features(self.ln_post(classes) @ self.proj, mask, tuple(kept))

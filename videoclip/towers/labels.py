@@ -1,0 +1,60 @@
+"""Class names -> Embedding: one trained vector per class, for towers that know no text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from videoclip.errors import VocabularyError, nearest
+from videoclip.towers.base import Language
+
+NAMED = 8
+"""How many classes an error message lists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels(Language):
+    """No text tower: every class has a vector of its own, and no other text can be embedded."""
+
+    classes: tuple[str, ...] = ()
+    """The class names, as sentences spell them; training fills them in."""
+
+    def tokenizer(self, words: int | None = None) -> "LabelTokenizer":
+        """Class names -> ids."""
+        return LabelTokenizer(self.classes)
+
+
+class LabelTokenizer:
+    """Class names -> ids (N, 1), their places in the list."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.places = {name: place for place, name in enumerate(classes)}
+
+    def __call__(self, texts: str | Sequence[str]) -> Tensor:
+        """One name or N names -> int64 (N, 1).
+
+        Raises VocabularyError for a text that is not the name of a class.
+        """
+        texts = [texts] if isinstance(texts, str) else texts
+        unknown = [text for text in texts if text not in self.places]
+        if unknown:
+            raise VocabularyError(
+                f"{unknown[0]!r} is no class of this model, which has a vector for each of its "
+                f"{len(self.places)} classes instead of a text tower; "
+                f"{nearest(unknown[0], list(self.places)[:NAMED])}"
+            )
+        return torch.tensor([[self.places[text]] for text in texts], dtype=torch.long)
+
+
+class LabelTable(nn.Module):
+    """One vector per class: with normalized features, a cosine classifier."""
+
+    def __init__(self, config: Labels, embedding: int) -> None:
+        super().__init__()
+        self.label_embedding = nn.Embedding(len(config.classes), embedding)
+        nn.init.normal_(self.label_embedding.weight, std=embedding**-0.5)
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        """Ids (N, 1) -> (N, D), not normalized."""
+        return self.label_embedding(ids[:, 0])
