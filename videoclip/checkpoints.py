@@ -6,17 +6,19 @@ checked against the weights when those are loaded. For transformers' folders see
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from videoclip.archives import is_torchscript, program_activation, read
+from videoclip.archives import is_torchscript, program_activation
 from videoclip.errors import WeightsError, explained
 from videoclip.layers import Activation, attention_heads
-from videoclip.layouts import Layout, custom_text, faults, openai, shape_of, to_file
+from videoclip.layouts import Layout, custom_text, faults, inside, openai, shape_of, to_file
 from videoclip.model import Model
+from videoclip.origin import Origin, opened
 from videoclip.tokenizer import VOCABULARY
 from videoclip.towers import ResNet, Text, Visual, ViT
 from videoclip.transforms import Pixels
@@ -28,6 +30,13 @@ class Checkpoint(NamedTuple):
     model: Model
     weights: dict[str, Any]
     layout: Layout
+    """From the keys of a whole model to the file's."""
+    origin: Origin | None = None
+    """How the file held them, where that can be written again."""
+    unread: Mapping[str, tuple[int, ...]] = {}
+    """The keys, with their shapes, of what must be there and is not read."""
+    title: str = ""
+    """Such as CLIP4Clip's seqTransf, where the keys told that."""
 
 
 # What files hold beside the weights.
@@ -39,17 +48,11 @@ DERIVED = {
     "vision_model.embeddings.position_ids",
 }  # fmt: skip
 """Buffers that older files hold and that follow from the sizes."""
-WRAPPERS = re.compile(r"((module|_orig_mod)\.)*")
-"""What wrappers for several processes and for compilation put before every key."""
 
 
 def cleaned(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict inside what a file holds, in float32, without wrappers' prefixes."""
-    if isinstance(found.get("state_dict"), Mapping):  # beside an optimizer, in a training run
-        found = found["state_dict"]
+    """A state dict in float32, without what follows from the sizes."""
     weights = {str(key): value for key, value in found.items()}
-    if len({WRAPPERS.match(key)[0] for key in weights}) == 1:
-        weights = {WRAPPERS.sub("", key, count=1): value for key, value in weights.items()}
     weights = {key: value for key, value in weights.items() if key not in DERIVED}
     taken: set[int] = set()
     for key, value in weights.items():
@@ -62,8 +65,6 @@ def cleaned(found: Mapping[str, Any]) -> dict[str, Any]:
         if memory in taken:
             value = value.clone()  # of two tensors in one memory, training would change both
         taken.add(memory)
-        if key in ("logit_scale", "logit_bias") and value.shape == (1,):
-            value = value[0]  # sharded training cannot hold tensors without an axis
         weights[key] = value
     if not any(key.endswith(COUNTER) for key in weights):  # which nothing reads
         means = [key for key in weights if key.endswith("running_mean")]
@@ -74,6 +75,14 @@ def cleaned(found: Mapping[str, Any]) -> dict[str, Any]:
 
 COUNTER = "num_batches_tracked"
 """The end of the name of batch normalization's counter, which some files hold none of."""
+
+
+def with_scalars(weights: dict[str, Any]) -> dict[str, Any]:
+    """The same with temperature and bias as scalars, of which sharded training makes vectors."""
+    for name in ("logit_scale", "logit_bias"):
+        if shape_of(weights.get(name)) == (1,):
+            weights[name] = weights[name][0]
+    return weights
 
 
 def agreed(stated: Activation | None, known: Activation, source: object) -> Activation:
@@ -89,14 +98,19 @@ def agreed(stated: Activation | None, known: Activation, source: object) -> Acti
 # The three kinds of checkpoint.
 
 
-def from_weights(path: Path, stated: Activation | None = None) -> Checkpoint:
+def from_weights(
+    path: Path, found: Mapping[str, Any], stated: Activation | None = None
+) -> Checkpoint:
     """A file: OpenAI's archive, or a state dict with an open_clip_config.json beside it or without.
+
+    `found` is what the file holds, as `archives.read` gives it.
 
     Raises WeightsError where something cannot be known: the activation, if neither the file nor
     the user says it, and the attention heads of towers wider than OpenAI's; and where OpenAI's
     weights are to be used with another activation than theirs.
     """
-    weights = cleaned(read(path))
+    origin, raw = opened(found, "openai")
+    weights = with_scalars(cleaned(raw))
     known = program_activation(path) if is_torchscript(path) else None
     if weights.keys() >= OPENAI_ONLY:
         known = known or "quick_gelu"
@@ -104,8 +118,13 @@ def from_weights(path: Path, stated: Activation | None = None) -> Checkpoint:
     if known is not None:
         agreed(stated, known, path)
     if (path.parent / OPEN_CLIP).is_file():
-        return _described(weights, path, stated, known)
-    return _bare(weights, path, stated or known)
+        checkpoint = _described(weights, path, stated, known)
+    else:
+        checkpoint = _bare(weights, path, stated or known)
+    if any(key.startswith("text.") for key in weights):
+        return checkpoint  # open_clip's other layout, which nothing here writes
+    unread = {key: raw[key] for key in origin.entries if key not in weights}
+    return checkpoint._replace(origin=origin._replace(unread=unread))
 
 
 def _bare(weights: dict[str, Any], source: Path, activation: Activation | None) -> Checkpoint:
@@ -118,14 +137,14 @@ def _bare(weights: dict[str, Any], source: Path, activation: Activation | None) 
             "OpenAI's weights and models that open_clip calls -quickgelu, activation='gelu' for "
             f"its other models, or put the model's {OPEN_CLIP} beside the file"
         )
-    model = _sizes(weights, layout, activation, source)
+    model = sizes(weights, inside(layout), activation, source)
     if isinstance(model.visual, ViT) and model.visual.width > 1024:
         raise WeightsError(
             f"{source} has a vision tower of width {model.visual.width}; over 1024 the number of "
             "attention heads differs between models and cannot be read off the weights; put the "
             f"model's {OPEN_CLIP} beside the file"
         )
-    return Checkpoint(model, weights, layout)
+    return Checkpoint(model, weights, inside(layout))
 
 
 def _layout(weights: Mapping[str, Any], source: Path) -> Layout:
@@ -146,14 +165,21 @@ def _layout(weights: Mapping[str, Any], source: Path) -> Layout:
     return custom_text if any(key.startswith("text.") for key in weights) else openai
 
 
-def _sizes(
-    weights: Mapping[str, Any], layout: Layout, activation: Activation, source: Path
+def sizes(
+    weights: Mapping[str, Any],
+    layout: Layout,
+    activation: Activation,
+    source: Path,
+    **known: Any,
 ) -> Model:
-    """The model that OpenAI's rules read off the weights."""
+    """The model that OpenAI's rules read off the weights; `known` fields are taken as they are.
+
+    Raises WeightsError, which lists every key, where one is not there that says a size.
+    """
     absent: set[str] = set()
 
     def shape(key: str, dimensions: int) -> tuple[int, ...]:
-        [name] = layout(key)
+        [name] = layout(f"clip.{key}")
         found = shape_of(weights.get(name)) or ()
         if len(found) != dimensions:
             absent.add(name)
@@ -161,49 +187,78 @@ def _sizes(
         return found
 
     def count(prefix: str) -> int:
-        """One more than the highest number that follows a prefix, so that gaps show as missing."""
-        [name] = layout(prefix)
-        numbers = (re.match(re.escape(name) + r"\.(\d+)\.", key) for key in weights)
-        return max((int(number[1]) + 1 for number in numbers if number), default=0)
+        [name] = layout(f"clip.{prefix}.0.")
+        return numbered(weights, name.partition(".0.")[0], source)
 
     def mlp(prefix: str, width: int) -> int | None:
-        hidden, _ = shape(f"{prefix}.0.mlp.c_fc.weight", 2)
+        start = f"{prefix}.0.mlp.c_"
+        inner, outer = shape(f"{start}fc.weight", 2), shape(f"{start}proj.weight", 2)
+        hidden = usual(inner[0], outer[1], *shape(f"{start}fc.bias", 1))
         return None if hidden == 4 * width else hidden
 
-    vocabulary, width = shape("token_embedding.weight", 2)
-    context, _ = shape("positional_embedding", 2)
-    _, embedding = shape("text_projection", 2)
+    vocabulary, *widths = shape("token_embedding.weight", 2)
+    context, width = shape("positional_embedding", 2)
+    projected, embedding = shape("text_projection", 2)
+    width = usual(*widths, width, projected)
     text = Text(
         width=width, layers=count("transformer.resblocks"), context_length=context,
         vocabulary=vocabulary, activation=activation, mlp_width=mlp("transformer.resblocks", width),
     )  # fmt: skip
     visual: Visual
-    if any(key.startswith("visual.layer1.") for key in weights):
+    if any(key.startswith(layout("clip.visual.layer1.")) for key in weights):
         cells, _ = shape("visual.attnpool.positional_embedding", 2)
         visual = ResNet(
             width=shape("visual.layer1.0.conv1.weight", 4)[0],
             layers=tuple(count(f"visual.layer{stage}") for stage in (1, 2, 3, 4)),
-            image_size=32 * round((cells - 1) ** 0.5),
+            image_size=32 * _side(cells),
         )
     else:
         width, _, patch, _ = shape("visual.conv1.weight", 4)
-        tokens, _ = shape("visual.positional_embedding", 2)
+        tokens, other = shape("visual.positional_embedding", 2)
+        width = usual(width, other, shape("visual.proj", 2)[0])
         blocks = "visual.transformer.resblocks"
+        threefold = layout("clip.visual.conv2.weight")[0] in weights
         visual = ViT(
             width=width, layers=count(blocks), patch_size=patch, activation=activation,
-            image_size=patch * round((tokens - 1) ** 0.5), mlp_width=mlp(blocks, width),
+            image_size=patch * _side(tokens), mlp_width=mlp(blocks, width),
+            patch_frames=3 if threefold else 1,
         )  # fmt: skip
-    bias = -10.0 if "logit_bias" in weights else None  # overwritten by the weights
-    model = Model(visual=visual, text=text, embedding=embedding, logit_bias=bias)
+    bias = -10.0 if layout("clip.logit_bias")[0] in weights else None  # overwritten by the weights
+    model = Model(visual=visual, text=text, embedding=embedding, logit_bias=bias, **known)
     if absent:
         with torch.device("meta"):
-            wanted = to_file(model.build().clip.state_dict(), layout)
+            wanted = to_file(model.build().state_dict(), layout)
         lines = faults(wanted, weights, sized=False)
         raise WeightsError(
             f"the sizes of {source} cannot be read off its weights: {', '.join(sorted(absent))} "
             "must be there for that:\n" + "\n".join(lines)
         )
     return model
+
+
+def usual(*sizes: int) -> int:
+    """Of several tensors' word for one size the most frequent, so that the odd one is named."""
+    return Counter(sizes).most_common(1)[0][0]
+
+
+def _side(tokens: int) -> int:
+    """The side of a square of so many tokens, the class token among them."""
+    return round(max(tokens - 1, 0) ** 0.5)
+
+
+def numbered(weights: Mapping[str, Any], prefix: str, source: Path) -> int:
+    """One more than the highest number after a prefix of keys, so that gaps show as missing.
+
+    Raises WeightsError where it is more than the file has keys.
+    """
+    numbers = (re.match(re.escape(prefix) + r"\.(\d{1,18})\.", key) for key in weights)
+    found = max((int(number[1]) + 1 for number in numbers if number), default=0)
+    if found > len(weights):
+        raise WeightsError(
+            f"{source} has a key {prefix}.{found - 1}.* among {len(weights)} keys, and blocks are "
+            "numbered from 0; get it again"
+        )
+    return found
 
 
 # open_clip's configuration.
@@ -255,7 +310,7 @@ def _described(
             pixels=_open_clip_pixels(written.get("preprocess_cfg", {}), path),
             logit_bias=-10.0 if "logit_bias" in weights else None,
         )
-    return Checkpoint(model, weights, layout)
+    return Checkpoint(model, weights, inside(layout))
 
 
 def _open_clip_visual(config: dict[str, Any], activation: Activation, path: Path) -> Visual:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from videoclip.archives import read
-from videoclip.checkpoints import Checkpoint, agreed, cleaned
+from videoclip.checkpoints import Checkpoint, agreed, cleaned, with_scalars
 from videoclip.errors import WeightsError, explained
 from videoclip.layers import Activation, attention_heads
-from videoclip.layouts import transformers
+from videoclip.layouts import inside, transformers
 from videoclip.model import Model
 from videoclip.towers import Text, ViT
 from videoclip.transforms import Pixels
@@ -54,7 +54,8 @@ def from_folder(folder: Path, stated: Activation | None = None) -> Checkpoint:
         model = _model(json.loads(path.read_text()), _pixels(folder), path)
     for tower in (model.text, model.visual):
         agreed(stated, tower.activation, folder)
-    return Checkpoint(model, cleaned(read_all(weights_of(folder))), transformers)
+    weights = with_scalars(cleaned(read_all(weights_of(folder))))
+    return Checkpoint(model, weights, inside(transformers))
 
 
 def read_all(path: Path) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def _processor(config: Mapping[str, Any], path: Path) -> Pixels:
 def files(model: Model) -> dict[str, dict[str, Any]] | None:
     """What transformers needs beside the weights, by file name; None where its CLIP is another."""
     visual, text = model.visual, model.text
-    if not isinstance(visual, ViT) or visual.patch_frames > 1:
+    if not (isinstance(visual, ViT) and isinstance(text, Text)) or visual.patch_frames > 1:
         return None
     # An end of text of 2 means the highest id there.
     if model.logit_bias is not None or text.end_of_text == 2:

@@ -22,6 +22,15 @@ def openai(key: str) -> tuple[str, ...]:
     return (key,)
 
 
+def inside(layout: Layout) -> Layout:
+    """The layout of a whole model: CLIP's keys as in the file, the slots' as they are."""
+
+    def names(key: str) -> tuple[str, ...]:
+        return layout(key.removeprefix("clip.")) if key.startswith("clip.") else (key,)
+
+    return names
+
+
 def custom_text(key: str) -> tuple[str, ...]:
     """open_clip's `CustomTextCLIP`, with the text tower in a module of its own."""
     whole = key.startswith(("visual.", "logit_"))

@@ -7,9 +7,8 @@ SHA-256 of its file.
 import os
 from pathlib import Path
 
-from videoclip.config import nearest
 from videoclip.downloads import download, sha256
-from videoclip.errors import WeightsError
+from videoclip.errors import WeightsError, nearest
 from videoclip.model import Model
 from videoclip.towers import ResNet, Text, Visual, ViT
 

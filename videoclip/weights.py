@@ -7,14 +7,15 @@ that lists all of them.
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from videoclip import checkpoints, hugging_face, named
+from videoclip import checkpoints, hugging_face, named, origin, video_checkpoints
 from videoclip.archives import read
 from videoclip.card import MARK, model_card
 from videoclip.checkpoints import Checkpoint
@@ -22,8 +23,11 @@ from videoclip.config import from_json, nearest, to_json
 from videoclip.downloads import OUR_SLOTS, OURS, hub_folder
 from videoclip.errors import WeightsError, explained
 from videoclip.layers import Activation
-from videoclip.layouts import Layout, faults, from_file, openai, to_file, transformers
+from videoclip.layouts import Layout, faults, from_file, inside, openai, to_file, transformers
 from videoclip.model import Model, count_parameters
+from videoclip.towers import Text
+from videoclip.video_checkpoints import Stated, refuse_stated
+from videoclip.video_layouts import Variant
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,38 +37,59 @@ if TYPE_CHECKING:
 WEIGHTS = hugging_face.WEIGHTS
 CONFIG = OURS
 SLOTS = OUR_SLOTS
+ORIGIN = "origin.safetensors"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
-"""What ends so is a file, never a name on the hub."""
+"""What has such an end, also before a number as in pytorch_model.bin.4, is never a hub's name."""
 FORMAT = 2
 
 
-def load(source: str | Path, *, activation: Activation | None = None) -> "VideoCLIP":
+def load(
+    source: str | Path,
+    *,
+    activation: Activation | None = None,
+    layout: str | None = None,
+    variant: Variant | None = None,
+    head: str | None = None,
+) -> "VideoCLIP":
     """Opens a model in evaluation mode and float32, whoever wrote its weights.
 
     `source` is a folder that `save_pretrained` wrote, a folder in transformers' form, one of
-    OpenAI's files, a state dict of open_clip or of OpenAI's code; else the name of one of OpenAI's
-    models (ViT-B/32) or, as a string, a name on the Hugging Face hub (owner/name). Activation,
-    normalization and context length come with the weights; only a bare state dict does not say
-    which `activation` it needs, and is taken to be normalized as OpenAI's models are.
+    OpenAI's files, a state dict of open_clip or of OpenAI's code, a file of CLIP4Clip, ActionCLIP
+    or mmaction2's ActionCLIP; else the name of one of OpenAI's models (ViT-B/32) or, as a string, a
+    name on the Hugging Face hub (owner/name). Activation, normalization, context length, temporal
+    modules and, where they are told, frames and templates come with the weights. Only a bare state
+    dict does not say which `activation` it needs, and is taken to be normalized as OpenAI's models
+    are.
+
+    What the keys of a video model cannot tell is asked for: `layout` (openai, clip4clip,
+    actionclip, mmaction2), the `head` by the project's own name for it, such as seqTransf. With
+    `variant` fixed the weights are used without the faults of the code they come from; that is
+    meant for models which were trained so here and then written in those layouts.
 
     Raises WeightsError, which lists every key that does not fit and says what to do.
     """
     name, path = str(source), Path(source)
-    if path.is_dir():
-        return _built(_folder(path, activation), path)
+    stated = Stated(activation, layout, variant, head)
     if path.is_file():
-        if path.name in (WEIGHTS, SLOTS) and (path.parent / CONFIG).is_file():
+        if path.name in (WEIGHTS, SLOTS, ORIGIN) and (path.parent / CONFIG).is_file():
             raise WeightsError(f"{path} is a part of a model; give its folder, {path.parent}")
-        return _built(checkpoints.from_weights(path, activation), path)
+        return _built(video_checkpoints.from_file(path, stated), path)
+    if path.is_dir():
+        refuse_stated(name, stated)
+        return _built(_folder(path, activation), path)
     if name in named.ARCHITECTURES:
-        return _built(checkpoints.from_weights(named.fetch(name), activation), name)
-    if re.match(r"vit-|rn\d", name.lower()) and path.suffix not in SUFFIXES:
+        refuse_stated(name, stated)
+        path = named.fetch(name)
+        return _built(checkpoints.from_weights(path, read(path), activation), name)
+    is_file_name = any(suffix in SUFFIXES for suffix in path.suffixes)
+    if re.match(r"vit-|rn\d", name.lower()) and not is_file_name:
         raise WeightsError(
             f"there is no file or folder {name}, and OpenAI has no such model; "
             f"{nearest(name, named.ARCHITECTURES)}"
         )
     is_name = isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name)
-    if is_name and path.suffix not in SUFFIXES:
+    if is_name and not is_file_name:
+        refuse_stated(name, stated)
         return _built(_folder(hub_folder(name), activation), name)
     raise WeightsError(
         f"there is no file or folder {name}; give the path of one that is there, a name on the "
@@ -79,7 +104,7 @@ def _folder(folder: Path, activation: Activation | None) -> Checkpoint:
         return hugging_face.from_folder(folder, activation)
     for file in checkpoints.OPEN_CLIP_WEIGHTS:
         if (folder / file).is_file():
-            return checkpoints.from_weights(folder / file, activation)
+            return checkpoints.from_weights(folder / file, read(folder / file), activation)
     raise WeightsError(
         f"{folder} holds no complete model: neither {CONFIG} (ours) nor a {hugging_face.CONFIG} of "
         f"model_type clip with {' or '.join(hugging_face.NAMES)} (transformers) nor "
@@ -103,12 +128,26 @@ def _saved(folder: Path, activation: Activation | None) -> Checkpoint:
         )
     with explained(f"{folder / CONFIG} cannot be used", "save the model again"):
         model = from_json(Model, written.get("model"), "model")
-    checkpoints.agreed(activation, model.text.activation, folder)
+    if isinstance(model.text, Text):
+        checkpoints.agreed(activation, model.text.activation, folder)
     weights = read(folder / WEIGHTS)
     if (folder / SLOTS).is_file():
         weights |= read(folder / SLOTS)
     layout = openai if hugging_face.files(model) is None else transformers
-    return Checkpoint(model, checkpoints.cleaned(weights), layout)
+    beside = None
+    if (folder / ORIGIN).is_file():
+        beside = _origin(folder / ORIGIN)
+    return Checkpoint(model, checkpoints.cleaned(weights), inside(layout), beside)
+
+
+def _origin(path: Path) -> origin.Origin:
+    """What `save` wrote beside a model that came from another project's file."""
+    with (
+        explained(f"{path} cannot be used", "delete it: the model itself does not need it"),
+        safe_open(path, "pt") as file,
+    ):
+        unread = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        return origin.from_text(file.metadata()[ORIGIN], unread)
 
 
 def _built(checkpoint: Checkpoint, source: object) -> "VideoCLIP":
@@ -117,7 +156,13 @@ def _built(checkpoint: Checkpoint, source: object) -> "VideoCLIP":
         _require_sizes(checkpoint.model)
         with torch.device("meta"):
             model = checkpoint.model.build()
-    load_exactly(model, checkpoint.weights, str(source), _inside(checkpoint.layout))
+    read_as = f", read as {checkpoint.title}," if checkpoint.title else ""
+    load_exactly(
+        model, checkpoint.weights, f"{source}{read_as}", checkpoint.layout, checkpoint.unread
+    )
+    if checkpoint.origin is not None:
+        unread = {key: checkpoint.weights[key] for key in checkpoint.unread}
+        model.origin = checkpoint.origin._replace(unread=checkpoint.origin.unread | unread)
     still = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     assert not still, f"buffers that are not saved must be made on the CPU by name: {still}"
     return model.eval()
@@ -135,26 +180,26 @@ def _require_sizes(model: Model) -> None:
         raise ValueError(f"embedding is {model.embedding}")
 
 
-def _inside(layout: Layout) -> Layout:
-    """The layout of a whole VideoCLIP: CLIP's keys as in the file, the slots' as they are."""
-
-    def names(key: str) -> tuple[str, ...]:
-        return layout(key.removeprefix("clip.")) if key.startswith("clip.") else (key,)
-
-    return names
-
-
 def load_exactly(
-    module: "nn.Module", weights: "dict[str, Tensor]", source: str, layout: Layout = openai
+    module: "nn.Module",
+    weights: "dict[str, Tensor]",
+    source: str,
+    layout: Layout = openai,
+    unread: Mapping[str, tuple[int, ...]] | None = None,
 ) -> None:
     """Loads weights into a module, or raises WeightsError that lists every key that is wrong.
 
-    A module on the meta device takes over the tensors themselves.
+    A module on the meta device takes over the tensors themselves. `unread` keys must be there in
+    these shapes and are not read.
     """
     own = module.state_dict()
-    wrong = faults(to_file(own, layout), weights)
+    beside = {key: torch.empty(shape, device="meta") for key, shape in (unread or {}).items()}
+    wrong = faults(to_file(own, layout) | beside, weights)
     if wrong:
-        raise WeightsError(f"the weights of {source} do not fit the model:\n" + "\n".join(wrong))
+        raise WeightsError(
+            f"the weights of {source} do not fit the model; get them again, or put these keys "
+            "right:\n" + "\n".join(wrong)
+        )
     is_meta = any(value.is_meta for value in own.values())
     module.load_state_dict(from_file(weights, own, layout), assign=is_meta)
 
@@ -175,11 +220,14 @@ def save(model: "VideoCLIP", folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / (CONFIG + ".part")
         partial.write_text(_json({"format": FORMAT, "model": to_json(model.config)}))
-        for stale in (CONFIG, SLOTS, hugging_face.CONFIG, *hugging_face.PROCESSORS):
+        for stale in (CONFIG, SLOTS, ORIGIN, hugging_face.CONFIG, *hugging_face.PROCESSORS):
             (folder / stale).unlink(missing_ok=True)
         _write_tensors(to_file(clip, layout), folder / WEIGHTS)
         if slots:
             _write_tensors(slots, folder / SLOTS)
+        if model.origin is not None:
+            text = origin.to_text(model.origin)
+            _write_tensors(model.origin.unread, folder / ORIGIN, {ORIGIN: text})
         for name, content in (files or {}).items():
             (folder / name).write_text(_json(content))
         card = folder / "README.md"
@@ -194,13 +242,15 @@ def save(model: "VideoCLIP", folder: Path) -> None:
         ) from error
 
 
-def _write_tensors(weights: "dict[str, Tensor]", path: Path) -> None:
+def _write_tensors(
+    weights: "dict[str, Tensor]", path: Path, beside: Mapping[str, str] | None = None
+) -> None:
     partial = path.with_name(path.name + ".part")
     # Parts of one tensor share memory, which safetensors refuses.
     whole = {
         key: value.clone(memory_format=torch.contiguous_format) for key, value in weights.items()
     }
-    save_file(whole, partial, metadata={"format": "pt"})
+    save_file(whole, partial, metadata={"format": "pt", **(beside or {})})
     # safetensors writes for the owner alone; who may read the other files may read this one.
     shutil.copymode(path.with_name(CONFIG + ".part"), partial)
     partial.replace(path)
