@@ -15,6 +15,9 @@ from videoclip.sampling import (
     frame_order,
     frame_range,
     random_indices,
+    repeated_indices,
+    repeated_random_indices,
+    second_indices,
     uniform_indices,
 )
 
@@ -83,6 +86,99 @@ def test_nothing_to_sample_is_an_error(frames: int, count: int) -> None:
         uniform_indices(frames, count)
     with pytest.raises(ValueError, match=words):
         random_indices(frames, count, seed=0, epoch=0, sample=0)
+
+
+def actionclip_test(n: int, count: int) -> list[int]:
+    """The released test's indices, in floating point as there."""
+    if count == 1:
+        return [n // 2]
+    if n <= count:
+        return [i * n // count for i in range(count)]
+    return [int(i * n / count + (n / count - 1) / 2) for i in range(count)]
+
+
+def test_the_tables_of_actionclip_test_index_by_index() -> None:
+    for count in (1, 2, 3, 5, 6, 7, 8, 12, 16, 32):
+        for n in (*range(1, 3 * count + 3), 100, 250, 299, 300, 301, 1001, 9999):
+            assert repeated_indices(n, count).tolist() == actionclip_test(n, count)
+            if n > count > 1:
+                assert uniform_indices(n, count).tolist() == actionclip_test(n, count)
+
+
+def test_the_tables_of_actionclip_by_hand() -> None:
+    assert repeated_indices(3, 8).tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert repeated_indices(8, 8).tolist() == list(range(8))
+    assert repeated_indices(9, 8).tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert repeated_indices(300, 8).tolist() == [18, 55, 93, 130, 168, 205, 243, 280]
+    assert repeated_indices(10, 1).tolist() == [5]
+    assert uniform_indices(10, 1).tolist() == [4]
+
+
+def test_actionclip_training_takes_short_clips_whole_and_again() -> None:
+    seen = set()
+    for epoch in range(60):
+        drawn = repeated_random_indices(3, 8, seed=0, epoch=epoch, sample="a")
+        assert drawn.tolist() == sorted(drawn.tolist())
+        assert len(drawn) == 8
+        assert set(drawn.tolist()) == {0, 1, 2}
+        seen.add(tuple(drawn))
+    assert len(seen) > 10
+    key = {"seed": 3, "epoch": 4, "sample": "b"}
+    for n in (8, 9, 100):
+        assert repeated_random_indices(n, 8, **key).tolist() == random_indices(n, 8, **key).tolist()
+
+
+def clip4clip(
+    n: int, rate: float, count: int, start: int | None, end: int | None, slice_framepos: int
+) -> list[int]:
+    """What the reference reads, frame by frame, and what it keeps; [] where it would crash."""
+    fps = int(rate)
+    total = (n + fps - 1) // fps
+    seconds = [0, total] if start is None else [start, end if end <= total else total]
+    read = []
+    for second in range(seconds[0], seconds[1] + 1):
+        if second * fps >= n:  # the file ends
+            break
+        read.append(second * fps)
+    if len(read) <= count:
+        return read
+    if slice_framepos == 0:
+        return read[:count]
+    if slice_framepos == 1:
+        return read[-count:]
+    places = np.linspace(0, len(read) - 1, num=count, dtype=int)
+    return [read[place] for place in places]
+
+
+@pytest.mark.parametrize("rate", [25.0, 29.97, 23.976, 10.0, 1.0, 59.94])
+def test_the_tables_of_clip4clip_index_by_index(rate: float) -> None:
+    empty = 0
+    for n in (*range(1, 130), 299, 300, 301, 750, 899, 2997, 5400):
+        for count in (1, 4, 12, 64):
+            for start, end in ((None, None), (0, 31), (2, 5), (0, 1), (3, 10**6)):
+                for position, keep in enumerate(("head", "tail", "uniform")):
+                    expected = clip4clip(n, rate, count, start, end, position)
+                    key = {"start": start, "end": end, "keep": keep}
+                    if expected:
+                        found = second_indices(n, rate, count, **key)
+                        assert found.tolist() == expected
+                        assert found.dtype == np.int64
+                        continue
+                    empty += 1
+                    with pytest.raises(VideoError, match=r"holds no second; .* frames at"):
+                        second_indices(n, rate, count, **key)
+    assert empty > 0
+
+
+def test_seconds_by_hand() -> None:
+    """13.3 s at 29.97: a second is 29 frames, so there are 14, and 12 are kept."""
+    assert second_indices(399, 29.97, 64).tolist() == [29 * s for s in range(14)]
+    kept = second_indices(399, 29.97, 12)
+    assert (kept // 29).tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 13]
+    assert second_indices(5, 25.0, 12).tolist() == [0]
+    assert second_indices(5, 0.4, 12).tolist() == [0, 1, 2, 3, 4], "slower than one a second"
+    assert second_indices(500, 25.0, 12, start=2.5, end=4.5).tolist() == [62, 87, 112]
+    assert second_indices(500, 25.0, 12, start=2.5, end=4.4).tolist() == [62, 87]
 
 
 def test_frame_range_against_a_plain_loop() -> None:

@@ -19,6 +19,8 @@ from torchvision.transforms.v2 import functional as transform
 from videoclip.randomness import generator
 
 Fit = Literal["crop", "squash"]
+StoredFit = Literal["crop", "squash", "whole"]
+"""How frames are kept: as the tower takes them, or whole, for what cuts them later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +41,19 @@ class Pixels:
             raise ValueError(f"the pixel standard deviation is {self.std}; it must be over 0")
 
 
-def resize_and_crop(frames: np.ndarray, size: int, fit: Fit = "crop") -> Tensor:
-    """Frames (T, H, W, 3) uint8 -> (T, 3, size, size) uint8.
+def resize_and_crop(frames: np.ndarray, size: int, fit: StoredFit = "crop") -> Tensor:
+    """Frames (T, H, W, 3) uint8 -> (T, 3, size, size) uint8; fit "whole": (T, 3, h, w).
 
     The short side becomes `size` (bicubic with antialiasing) and the middle is kept; to fit by
-    squash both sides become `size`. Of the values that OpenAI's PIL pipeline gives 0.2 % are 1/255
-    off and one in a million 2/255 (measured on 84 real pictures); without antialiasing they would
-    be up to 26/255 off.
+    squash both sides become `size`, and of whole frames nothing is cut off. Of the values that
+    OpenAI's PIL pipeline gives 0.2 % are 1/255 off and one in a million 2/255 (measured on 84 real
+    pictures); without antialiasing they would be up to 26/255 off.
     """
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
     pixels = transform.resize(
         pixels, _sides(size, fit), interpolation=InterpolationMode.BICUBIC, antialias=True
     )
-    return transform.center_crop(pixels, [size, size])
+    return pixels if fit == "whole" else transform.center_crop(pixels, [size, size])
 
 
 def image_pixels(
@@ -76,9 +78,9 @@ def image_pixels(
     return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).contiguous()
 
 
-def _sides(size: int, fit: Fit) -> list[int]:
+def _sides(size: int, fit: StoredFit) -> list[int]:
     """What torchvision takes: one number is the short side, two are both."""
-    return [size] if fit == "crop" else [size, size]
+    return [size, size] if fit == "squash" else [size]
 
 
 def random_crop(pixels: Tensor, smallest: float, *, seed: int, epoch: int, sample: str) -> Tensor:
