@@ -17,6 +17,7 @@ from videoclip.metrics import (
     check_counts,
     hits_at_k,
     recall_at_k,
+    reference_metrics,
     retrieval_metrics,
     text_to_video_ranks,
     tie_note,
@@ -172,6 +173,57 @@ def test_ranks_agree_with_padded_double_argsort_on_msvd_shape() -> None:
     assert video_to_text_ranks(scores, owners).rank.tolist() == by_video.tolist()
 
 
+def test_ranks_are_a_direct_count_on_the_whole_msvd_shape() -> None:
+    rng = np.random.default_rng(1)
+    owners = uneven_owners(rng, 27_763, 670)
+    scores = rng.standard_normal((27_763, 670))
+    scores[np.arange(27_763), owners] += 2
+    own = scores[np.arange(27_763), owners]
+    by_caption = np.array([1 + (row > x).sum() for row, x in zip(scores, own, strict=True)])
+    assert text_to_video_ranks(scores, owners).rank.tolist() == by_caption.tolist()
+    best = np.stack([scores[owners == video].max(axis=0) for video in range(670)])
+    by_video = [1 + (best[:, video] > best[video, video]).sum() for video in range(670)]
+    assert video_to_text_ranks(scores, owners).rank.tolist() == by_video
+
+
+def sorted_places(scores: np.ndarray) -> np.ndarray:
+    """Every place at which a query's true score stands among its sorted scores, from 1."""
+    places = []
+    for row, own in zip(scores, scores.diagonal(), strict=True):
+        places += [i + 1 for i, score in enumerate(np.sort(-row)) if score - -own == 0]
+    return np.array(places)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_reference_metrics_count_ties_several_times_and_drop_what_is_missing(
+    direction: str,
+) -> None:
+    rng = np.random.default_rng(2)
+    scores = rng.integers(0, 9, (40, 40)).astype(np.float64)
+    scores[3] = np.nan
+    scores[:, 5] = np.nan
+    places = sorted_places(scores if direction == "t2v" else scores.T)
+    assert len(places) > 100
+    found = reference_metrics(DIRECTIONS[direction](*one_to_one(scores)))
+    wanted = {f"R@{k}": 100 * (places <= k).mean() for k in (1, 5, 10)}
+    wanted |= {"MdR": np.median(places), "MnR": places.mean(), "queries": len(places)}
+    assert found == pytest.approx(wanted)
+
+
+def test_reference_metrics_of_real_duplicates_have_more_queries(shared: Path) -> None:
+    scores = np.load(shared / "data/embeddings/msrvtt_titles_matrix.npy")
+    back = video_to_text_ranks(*one_to_one(scores))
+    found, places = reference_metrics(back), sorted_places(scores.T)
+    assert found["queries"] == len(places) == 1012  # three pairs and a triple of equal captions
+    assert found["R@1"] == pytest.approx(100 * (places == 1).mean())
+    there = text_to_video_ranks(*one_to_one(scores))
+    assert reference_metrics(there) == retrieval_metrics(there) | {"queries": 1000}
+
+
+def test_reference_metrics_of_nothing_but_missing_scores() -> None:
+    assert reference_metrics(text_to_video_ranks(np.full((2, 2), np.nan), [0, 1])) == {"queries": 0}
+
+
 # Properties
 
 
@@ -224,6 +276,15 @@ def test_constant_scores_have_the_mean_rank_and_the_recall_of_chance() -> None:
         "order of ties: R@1 0.00 to 100.00, R@5 0.00 to 100.00, R@10 0.00 to 100.00 (the table "
         "has the mean)."
     )
+
+
+@pytest.mark.parametrize("candidates", [2**15 - 1, 2**15, 70_000])
+def test_many_candidates_are_counted_without_overflow(candidates: int) -> None:
+    scores = np.zeros((2, candidates), dtype=np.float32)
+    scores[1, 0] = -1
+    ranks = text_to_video_ranks(scores, [0, 0])
+    assert ranks.optimistic.tolist() == [1, candidates]
+    assert ranks.pessimistic.tolist() == [candidates, candidates]
 
 
 def test_tie_note_names_only_the_recalls_that_depend_on_ties() -> None:
