@@ -68,6 +68,25 @@ def test_the_interval_of_the_mean_per_class_is_scipys(scored) -> None:
     assert all(np.isnan(interval.low) for interval in alone.values())
 
 
+def test_items_of_one_source_are_drawn_together(scored) -> None:
+    scores, labels = scored
+    right = classification(scores, labels, CLASSES).hits(1)
+    # Sources whose items are all right or all wrong: ten are known, and not three hundred.
+    order = np.argsort(right, kind="stable")
+    groups = np.empty(300, dtype=object)
+    groups[order] = [f"source {place // 30}" for place in range(300)]
+    found = classification(scores, labels, CLASSES)
+    alone, together = found.intervals(), found.intervals(list(groups))
+    assert "mean per class" not in together
+    assert together["top-1"].mean == pytest.approx(alone["top-1"].mean)
+    widths = [drawn["top-1"].high - drawn["top-1"].low for drawn in (alone, together)]
+    assert widths[1] > 3 * widths[0]
+    table = found.per_group(list(groups)).set_index("group")
+    assert table["items"].tolist() == [30] * 10
+    for name, line in table.iterrows():
+        assert line["top-1"] == pytest.approx(100 * right[groups == name].mean())
+
+
 def test_what_was_not_read_counts_as_wrong(scored) -> None:
     scores, labels = scored
     right = classification(scores, labels, CLASSES).hits(1).sum()

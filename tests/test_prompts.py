@@ -15,7 +15,7 @@ COUNTS = {
     "birdsnap": 1, "cifar10": 18, "cifar100": 18, "clevrcounts": 1, "caltech101": 34,
     "country211": 5, "describabletextures": 8, "eurosat": 3, "fgvcaircraft": 2,
     "facialemotionrecognition2013": 6, "flowers102": 1, "food101": 1, "gtsrb": 3,
-    "hatefulmemes": 1, "kitti": 1, "kinetics700": 28, "mnist": 1, "oxfordpets": 1,
+    "hatefulmemes": 1, "kitti": 1, "kinetics400": 28, "kinetics600": 28, "kinetics700": 28, "mnist": 1, "oxfordpets": 1,
     "pascalvoc2007": 1, "patchcamelyon": 1, "resisc45": 18, "sst2": 1, "stl10": 2, "sun397": 2,
     "stanfordcars": 8, "ucf101": 48, "imagenet": 80, "imagenet-7": 7, "actionclip": 16,
 }  # fmt: skip
@@ -30,7 +30,9 @@ def test_every_set_has_its_templates_and_says_where_they_are_from() -> None:
         assert all(template.count("{}") == 1 for template in found.templates)
         assert "/" in found.source
     assert len(prompts("imagenet").classes) == len(set(prompts("imagenet").classes)) + 2 == 1000
-    assert len(prompts("kinetics700").classes) == 700
+    for size in (400, 600, 700):  # CLIP has one set of templates for all of them
+        assert len(set(prompts(f"kinetics{size}").classes)) == size
+        assert prompts(f"kinetics{size}").templates == prompts("kinetics700").templates
     assert ("happy", "smiling") in prompts("facialemotionrecognition2013").classes
 
 

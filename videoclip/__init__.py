@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from videoclip.experiment import Experiment
     from videoclip.model import Model, VideoCLIP
+    from videoclip.predict import classify_video
     from videoclip.tokenizer import Tokenizer
     from videoclip.weights import load
 
@@ -20,10 +21,11 @@ _HOME = {
     "Model": "videoclip.model",
     "Tokenizer": "videoclip.tokenizer",
     "VideoCLIP": "videoclip.model",
+    "classify_video": "videoclip.predict",
     "load": "videoclip.weights",
 }
 
-__all__ = ["Experiment", "Model", "Tokenizer", "VideoCLIP", "load"]
+__all__ = ["Experiment", "Model", "Tokenizer", "VideoCLIP", "classify_video", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -54,14 +54,18 @@ class Classification(NamedTuple):
         found["calibration error"] = 100 * self.calibration_error()
         return found
 
-    def intervals(self) -> dict[str, Interval]:
+    def intervals(self, groups: Sequence[str] = ()) -> dict[str, Interval]:
         """95 % intervals in percent, by bootstrap over the items.
 
-        For the mean per class they are drawn within their class.
+        For the mean per class they are drawn within their class. `groups`, a word an item, are
+        drawn as wholes: items cut from one source are right or wrong together, and would by
+        themselves promise too narrow an interval. The mean per class has none then.
         """
-        items = np.arange(len(self.labels))
+        drawn = np.asarray(groups) if len(groups) else np.arange(len(self.labels))
         ks = {"top-1": 1} | ({"top-5": 5} if len(self.classes) > 5 else {})
-        found = {name: mean_interval(100 * self.hits(k), items) for name, k in ks.items()}
+        found = {name: mean_interval(100 * self.hits(k), drawn) for name, k in ks.items()}
+        if len(groups):
+            return found
         return found | {"mean per class": _class_interval(100 * self.hits(1), self.labels)}
 
     def counts(self) -> str:
@@ -90,6 +94,12 @@ class Classification(NamedTuple):
                 "times": wrong.max(1),
             }
         )
+
+    def per_group(self, groups: Sequence[str]) -> pd.DataFrame:
+        """One line a group, a word an item: items and top-1 in percent."""
+        lines = pd.DataFrame({"group": list(groups), "hit": 100 * self.hits(1)})
+        found = lines.groupby("group", sort=True)["hit"].agg(["size", "mean"]).reset_index()
+        return found.set_axis(["group", "items", "top-1"], axis="columns")
 
     def confusion(self) -> np.ndarray:
         """(C, C) int64: how many items of class row were taken for class column."""

@@ -30,6 +30,7 @@ from videoclip.images import ImageSet
 from videoclip.model import VideoCLIP
 from videoclip.prompts import Name
 from videoclip.tokenizer import Tokenizer
+from videoclip.towers.labels import LabelTokenizer
 
 
 class ZeroShot(NamedTuple):
@@ -85,8 +86,7 @@ def class_embeddings(
     ]
     ids = tokenizer([sentence for _, sentence in sentences])
     lengths = ids.argmax(1) + 1  # the end token has the highest id
-    full = (lengths == ids.shape[1]).nonzero().flatten().tolist()
-    _say_what_is_cut(tokenizer, [sentences[i][1] for i in full], len(sentences))
+    say_what_is_cut(tokenizer, ids, [sentence for _, sentence in sentences])
     order = lengths.argsort()
     total = torch.zeros(len(named), model.config.embedding, device=model.device)
     owners = torch.tensor([owner for owner, _ in sentences])
@@ -101,7 +101,7 @@ def class_embeddings(
     bar.close()
     model.train(was_training)
     found = F.normalize(total, dim=-1)
-    _require_numbers(found, "classes")
+    require_numbers(found, "classes")
     if path is not None:
         _keep(path, found)
     return found
@@ -114,7 +114,7 @@ def class_logits(model: VideoCLIP, features: Tensor, classifier: Tensor) -> Tens
     Raises VideoclipError where features are not numbers.
     """
     vectors = F.normalize(features.float().to(classifier.device), dim=-1)
-    _require_numbers(vectors, "pictures")
+    require_numbers(vectors, "pictures")
     logits = model.clip.logit_scale.exp().float() * vectors @ classifier.T
     return logits if model.clip.logit_bias is None else logits + model.clip.logit_bias.float()
 
@@ -173,18 +173,24 @@ def zero_shot(
     return ZeroShot(result, found, logits)
 
 
-def _say_what_is_cut(tokenizer: Tokenizer, full: Sequence[str], total: int) -> None:
-    """Of `total` sentences, those that fill the context may lose their end."""
+def say_what_is_cut(
+    tokenizer: Tokenizer | LabelTokenizer, ids: Tensor, sentences: Sequence[str]
+) -> None:
+    """Names on stderr how many of the sentences are longer than the context, ids (N, L)."""
+    if isinstance(tokenizer, LabelTokenizer):
+        return
     context = tokenizer.context_length
-    if cut := [text for text in full if len(tokenizer.encode(text)) + 2 > context]:
+    full = (ids.argmax(1) + 1 == ids.shape[1]).nonzero().flatten().tolist()
+    if cut := [sentences[i] for i in full if len(tokenizer.encode(sentences[i])) + 2 > context]:
         tqdm.write(
-            f"{len(cut)} of {total} sentences are longer than the model's {context} tokens and "
-            f"lose their end; the first: {cut[0]!r}",
+            f"{len(cut)} of {len(sentences)} sentences are longer than the model's {context} "
+            f"tokens and lose their end; the first: {cut[0]!r}",
             file=sys.stderr,
         )
 
 
-def _require_numbers(vectors: Tensor, what: str) -> None:
+def require_numbers(vectors: Tensor, what: str) -> None:
+    """Raises VideoclipError where some of the vectors (N, D) of `what` are not numbers."""
     wrong = ~vectors.isfinite().all(dim=-1)
     if bool(wrong.any()):
         raise VideoclipError(

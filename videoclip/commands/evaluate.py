@@ -8,6 +8,7 @@ from videoclip.errors import VideoclipError
 
 TASKS = {
     "retrieval": "text-video retrieval on a manifest (also without a task's name)",
+    "recognition": "say which action clips show, by the named protocols",
     "zero-shot": "classify labelled pictures by the names of their classes",
     "linear-probe": "fit a linear classifier on the features of labelled pictures",
     "few-shot": "the same with 1, 2, 4, 8, 16 pictures a class, and a figure",

@@ -1,7 +1,8 @@
 """Class names -> sentences: the published prompt templates, one data file a data set.
 
-Every file names its source. Two sets hold more than the CLIP paper's 27: `imagenet-7`, the few
-templates that do as well as the 80, and `actionclip`, which has templates only.
+Every file names its source. Beyond the CLIP paper's 27 there are `imagenet-7`, the few templates
+that do as well as the 80, `actionclip`, which has templates only, and CLIP's 28 of Kinetics-700
+with the class names of Kinetics-400 and -600.
 """
 
 import functools
@@ -10,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from videoclip.config import nearest
-from videoclip.errors import VideoclipError
+from videoclip.errors import VideoclipError, nearest
 
 FOLDER = Path(__file__).parent
 PLAIN = "a photo of a {}."
