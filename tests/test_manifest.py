@@ -12,6 +12,7 @@ from videoclip.manifest import (
     manifest_hash,
     read_manifest,
     require_captions,
+    sources,
     with_splits,
     write_manifest,
 )
@@ -225,7 +226,7 @@ def test_splits_are_dealt_by_the_id_alone() -> None:
 def test_three_clips_are_enough_and_two_are_not() -> None:
     splits, _ = with_splits(dealt(3), Path("m"))
     assert [len(splits[name]) for name in ("train", "val", "test")] == [1, 1, 1]
-    with pytest.raises(ManifestError, match="only 2 clips; train, val, test need at least one"):
+    with pytest.raises(ManifestError, match="only 2 sources of clips; train, val, test need at least"):
         with_splits(dealt(2), Path("m"))
 
 
@@ -262,3 +263,42 @@ def test_splits_that_cannot_be_used() -> None:
     splits, sentence = with_splits(test, Path("m"), needed=["test"])
     assert splits["test"] == test
     assert sentence is None
+
+
+def cut(count: int, of: int, **more) -> list[Clip]:
+    """Clips that were cut from `of` films, in turn."""
+    return [Clip(f"v{i}", Path(f"/x/film{i % of}.mp4"), ("a",), **more) for i in range(count)]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_clips_of_one_source_are_dealt_into_one_split(named: bool) -> None:
+    clips = cut(60, of=20)
+    if named:  # files of their own, which were cut from one thing
+        clips = [
+            c._replace(source=c.path.name, path=Path(f"/x/{c.video_id}.mp4")) for c in clips
+        ]
+    dealt, note = with_splits(clips, Path("m"))
+    assert "sources were dealt out" in note
+    assert sorted(c.video_id for rows in dealt.values() for c in rows) == sorted(
+        c.video_id for c in clips
+    )
+    homes = {split: {sources(clips)[clips.index(c)] for c in rows} for split, rows in dealt.items()}
+    assert not homes["train"] & homes["val"]
+    assert not homes["train"] & homes["test"]
+    assert not homes["val"] & homes["test"]
+    assert [len(dealt[s]) for s in ("val", "test")] == [9, 9]
+    elsewhere = [c._replace(path=Path("/other") / c.path.name) for c in clips]
+    again, _ = with_splits(elsewhere, Path("m"))
+    assert [c.video_id for c in again["test"]] == [c.video_id for c in dealt["test"]]
+
+
+def test_sources_become_val_whole_and_leave_something_to_train_on() -> None:
+    clips = cut(12, of=3, split="train") + [Clip("t", Path("/x/t.mp4"), ("a",), split="test")]
+    dealt, note = with_splits(clips, Path("m"))
+    assert {c.path.name for c in dealt["val"]}.isdisjoint(c.path.name for c in dealt["train"])
+    assert (len(dealt["val"]), len(dealt["train"])) == (4, 8)
+    assert "4 of 12 training clips became it" in note
+    three, _ = with_splits(cut(30, of=3), Path("m"))
+    assert [len(three[split]) for split in ("train", "val", "test")] == [10, 10, 10]
+    with pytest.raises(ManifestError, match="only 2 sources of clips"):
+        with_splits(cut(30, of=2), Path("m"))

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,12 @@ from videoclip.errors import ManifestError
 
 SPLITS = ("train", "val", "test")
 SHARES = {"val": 0.15, "test": 0.15}
+CHECKED = (
+    "status", "detail", "bytes", "container", "codec", "pixel_format", "width", "height", "rate",
+    "frames", "decoded", "seconds", "rotation", "variable_rate", "non_square", "video_streams",
+    "audio_streams",
+)  # fmt: skip
+"""Columns that `videoclip data check` adds for people and tables; reading passes them by."""
 SHOWN = 20
 """So many faults are listed; the rest is counted."""
 
@@ -35,6 +42,9 @@ class Clip(NamedTuple):
     """Seconds; None is the end."""
     group: str | None = None
     """A word by which results are also broken down."""
+    source: str | None = None
+    """What the clip was cut from, such as a film or a camera. Clips of one source are alike: they
+    are dealt into one split, and intervals draw them together. None: its file."""
 
 
 def read_manifest(path: Path) -> list[Clip]:
@@ -60,15 +70,20 @@ def read_manifest(path: Path) -> list[Clip]:
     return clips
 
 
-def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
-    """Writes .jsonl or .parquet; a path inside the manifest's folder is written relative to it."""
+def write_manifest(
+    path: Path, clips: Iterable[Clip], columns: Iterable[Mapping[str, Any]] = ()
+) -> None:
+    """Writes .jsonl or .parquet; a path inside the manifest's folder is written relative to it.
+
+    `columns` are values of CHECKED for each clip.
+    """
     path = Path(path)
     rows = []
-    for clip in clips:
+    for clip, more in itertools.zip_longest(clips, columns, fillvalue={}):
         row = {k: v for k, v in clip._asdict().items() if v is not None}
         place, folder = clip.path.absolute(), path.absolute().parent
         row["path"] = str(place.relative_to(folder) if place.is_relative_to(folder) else place)
-        rows.append(row | {"captions": list(clip.captions)})
+        rows.append(row | {"captions": list(clip.captions), **more})
     partial = path.with_name(path.name + ".part")
     if path.suffix == ".jsonl":
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -109,7 +124,8 @@ def with_splits(
 ) -> tuple[dict[str, list[Clip]], str | None]:
     """The clips by split, and a sentence that says what had to be decided, or None.
 
-    Where no row has a split, video ids are dealt out by their hash, 70/15/15; where only `val` is
+    Where no row has a split, clips are dealt out by the hash of their id, 70/15/15, or whole
+    sources by theirs, so that no clip is trained on whose neighbor is tested; where only `val` is
     missing, 15 % of `train` becomes it. `test` is never used for anything else.
 
     Raises ManifestError where a needed split is missing or a row's split is unknown or absent.
@@ -117,20 +133,21 @@ def with_splits(
     named = {split: [c for c in clips if c.split == split] for split in SPLITS}
     unsplit = [clip for clip in clips if clip.split is None]
     if len(unsplit) == len(clips):
-        if len(clips) < len(needed):
-            raise ManifestError(
-                f"{path} has no splits and only {len(clips)} clips; {', '.join(needed)} need at "
-                "least one each"
-            )
         rest, dealt = _by_hash(clips), {}
+        what = "clips were dealt out by a hash of their id"
+        if len(rest) < len(clips):
+            what = "sources were dealt out by a hash of their name"
+        if len(rest) < len(needed):
+            raise ManifestError(
+                f"{path} has no splits and only {len(rest)} sources of clips; {', '.join(needed)} "
+                "need at least one each"
+            )
         for split in ("val", "test"):
             size = max(1, round(SHARES[split] * len(clips))) if split in needed else 0
-            dealt[split], rest = rest[:size], rest[size:]
-        dealt["train"] = rest
+            dealt[split], rest = _deal(rest, size, keep=2 if split == "val" else 1)
+        dealt["train"] = [clip for of_one in rest for clip in of_one]
         sizes = ", ".join(f"{len(dealt[s])} {s}" for s in SPLITS if s in needed)
-        return _ordered(dealt, clips), (
-            f"The manifest has no splits; clips were dealt out by a hash of their id: {sizes}."
-        )
+        return _ordered(dealt, clips), f"The manifest has no splits; {what}: {sizes}."
     if unsplit:
         raise ManifestError(
             f"{path}: {len(unsplit)} of {len(clips)} clips have no split, among them "
@@ -138,12 +155,14 @@ def with_splits(
         )
     present = sorted({clip.split for clip in clips if clip.split})
     missing = [split for split in needed if not named[split]]
-    if missing == ["val"] and len(named["train"]) > 1:
-        train = _by_hash(named["train"])
-        size = max(1, round(SHARES["val"] * len(train)))
-        named["val"], named["train"] = train[:size], train[size:]
+    train = _by_hash(named["train"])
+    if missing == ["val"] and len(train) > 1:
+        total = len(named["train"])
+        named["val"], rest = _deal(train, max(1, round(SHARES["val"] * total)), keep=1)
+        named["train"] = [clip for of_one in rest for clip in of_one]
         return _ordered(named, clips), (
-            f"The manifest has no split 'val'; {size} of {len(train)} training clips became it."
+            f"The manifest has no split 'val'; {len(named['val'])} of {total} training clips "
+            "became it."
         )
     if missing:
         raise ManifestError(
@@ -154,8 +173,39 @@ def with_splits(
     return named, None
 
 
-def _by_hash(clips: Sequence[Clip]) -> list[Clip]:
-    return sorted(clips, key=lambda clip: hashlib.sha256(clip.video_id.encode()).hexdigest())
+def sources(clips: Sequence[Clip]) -> list[int]:
+    """For every clip the number of its source: equal where clips were cut from one thing."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(_source(clip), len(numbers)) for clip in clips]
+
+
+def _source(clip: Clip) -> str:
+    return f"file {clip.path}" if clip.source is None else f"source {clip.source}"
+
+
+def _by_hash(clips: Sequence[Clip]) -> list[list[Clip]]:
+    """The clips of every source, in the order of a hash: of the id where each has its own."""
+    by_source: dict[str, list[Clip]] = {}
+    for clip in clips:
+        by_source.setdefault(_source(clip), []).append(clip)
+
+    def digest(name: str) -> str:
+        first, *more = by_source[name]
+        if first.source is None:  # wherever the files are
+            name = first.path.name if more else first.video_id
+        return hashlib.sha256(name.encode()).hexdigest()
+
+    return [by_source[name] for name in sorted(by_source, key=digest)]
+
+
+def _deal(waiting: list[list[Clip]], size: int, keep: int) -> tuple[list[Clip], list[list[Clip]]]:
+    """Whole sources until there are `size` clips, but `keep` sources stay; and those that stay."""
+    dealt: list[Clip] = []
+    taken = 0
+    while len(dealt) < size and len(waiting) - taken > keep:
+        dealt += waiting[taken]
+        taken += 1
+    return dealt, waiting[taken:]
 
 
 def _ordered(by_split: Mapping[str, list[Clip]], clips: Sequence[Clip]) -> dict[str, list[Clip]]:
@@ -209,7 +259,7 @@ def _clip(row: Mapping[str, Any], folder: Path) -> tuple[Clip | None, list[str]]
     """A row as a clip, or the list of what is wrong with it."""
     wrong = []
     for name in row:
-        if name not in Clip._fields:
+        if name not in Clip._fields and name not in CHECKED:
             close = difflib.get_close_matches(str(name), Clip._fields, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(Clip._fields)}"
             wrong.append(f"unknown column {name!r}; {hint}")
@@ -217,7 +267,7 @@ def _clip(row: Mapping[str, Any], folder: Path) -> tuple[Clip | None, list[str]]
     for name in ("video_id", "path"):
         if not isinstance(value[name], str) or not value[name]:
             wrong.append(f"{name} is {value[name]!r}; expected text")
-    for name in ("label", "split", "group"):
+    for name in ("label", "split", "group", "source"):
         if value[name] is not None and not isinstance(value[name], str):
             wrong.append(f"{name} is {value[name]!r}; expected text")
     for name in ("start", "end"):
