@@ -32,8 +32,10 @@ base = Pretraining(
         embedding=64,
     ),
     data=ImageText(crop=0.8, workers=0),  # pictures so small are read faster than handed over
-    optim=Optim(epochs=40, batch_size=128, tower_rate=1e-3, weight_decay=0.1, warmup=0.1),
-)
+    optim=Optim(
+        epochs=40, batch_size=128, tower_rate=1e-3, weight_decay=0.1, warmup=0.1, precision="fp32"
+    ),
+)  # fmt: skip
 
 
 def prepare(

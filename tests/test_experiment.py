@@ -7,9 +7,10 @@ import pytest
 from videoclip.config import ConfigError
 from videoclip.experiment import Experiment, Optim, Row
 from videoclip.heads import LSTM
-from videoclip.mixers import Shift
+from videoclip.mixers import Joint, Shift
 from videoclip.model import Model
-from videoclip.towers import ResNet
+from videoclip.tasks import Recognition
+from videoclip.towers import Labels, Network, ResNet
 
 
 def test_a_row_replaces_the_slots_that_it_names() -> None:
@@ -20,8 +21,16 @@ def test_a_row_replaces_the_slots_that_it_names() -> None:
 
 def test_a_tower_without_a_place_for_a_mixer_says_so() -> None:
     base = Experiment(model=Model(visual=ResNet(), embedding=1024))
-    with pytest.raises(ConfigError, match="a ResNet takes no mixer inside"):
-        Row(mixer=Shift()).of(base)
+    with pytest.raises(ConfigError, match="a ResNet has no tokens for the mixer Joint"):
+        Row(mixer=Joint()).of(base)
+    assert Row(mixer=Shift()).of(base).model.mixer == Shift()
+
+
+def test_a_row_without_a_text_tower_is_for_recognition() -> None:
+    row = Row(visual=Network(), text=Labels())
+    with pytest.raises(ConfigError, match="can recognize, but not retrieve"):
+        row.of(Experiment())
+    assert row.of(Experiment(task=Recognition())).task.templates == ("{}",)
 
 
 @pytest.mark.parametrize(

@@ -225,5 +225,5 @@ def test_a_dead_worker_is_one_message(table, monkeypatch) -> None:
     from videoclip import pairs as module
 
     monkeypatch.setattr(module.TablePairs, "read", lambda *_: os._exit(3))
-    with pytest.raises(VideoclipError, match=r"a process that reads pictures has died"):
+    with pytest.raises(VideoclipError, match=r"a process that reads samples has died"):
         draw(open_pairs(table), workers=1)

@@ -33,7 +33,7 @@ SMALL = Model(
     text=Text(width=32, layers=1, context_length=12),
     embedding=32,
 )
-OPTIM = Optim(epochs=3, batch_size=4, tower_rate=1e-3, module_rate=1e-3)
+OPTIM = Optim(epochs=3, batch_size=4, tower_rate=1e-3, module_rate=1e-3, precision="fp32")
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,16 @@ from videoclip.report import (
     report_tables,
     write_report,
 )
+from videoclip.tasks import Measure, Recognition, Retrieval
 
 HOSTILE = '<script>alert(1)</script> a|b & 50% of_it "x" \n{y} ~ ^ \\ # $z$ [a](b) `c`\x00\u202e'
 ORDER = "Text to video, order captions: R@1 by order of frames"
 ALL = "Text to video, all captions: R@1 by order of frames"
+
+
+def written(measure: Measure) -> dict:
+    """A task's figures as results.json has them."""
+    return {**measure._asdict(), "main": measure.main, "direction": measure.direction}
 
 
 def value(mean: float, sd: float = 1.25) -> dict:
@@ -53,7 +59,7 @@ def row(name: str, first: float, difference: float | None) -> dict:
         "difference": gap and {d: {"R@1": gap} for d in ("text_to_video", "video_to_text")},
         "by_group": {"order": group},
         "frame_order": {"shuffled": shuffled, "reversed": back},
-        "tie_notes": [f"text to video, seed 0: {HOSTILE}"],
+        "tie_notes": [f"text to video, seed 0: {HOSTILE}"], "published": None,
         "gallery": {"right": [item], "wrong": [item | {"retrieved": [clip | {"correct": False}]}]},
     }  # fmt: skip
 
@@ -62,12 +68,13 @@ def row(name: str, first: float, difference: float | None) -> dict:
 def results() -> dict:
     return {
         "title": f"title {HOSTILE}", "baseline": "mean", "groups": ["order"],
+        "measure": written(Retrieval.measure),
         "protocol": {
-            "split": "test", "videos": 40, "queries": 40, "counts": "expected 40", "few": False,
+            "split": "test", "videos": 40, "queries": 40, "candidates": 40, "counts": "expected 40", "few": False,
             "tie_rule": "mean", "selection": "val", "interval": "95 %", "notes": ["one note"],
             "unreadable": [{"video_id": "v9", "reason": HOSTILE}],
         },
-        "ceiling": {"label": "order-blind ceiling", "R@1": 58.3},
+        "ceiling": {"label": "order-blind ceiling", "value": 58.3},
         "rows": [row("mean", 30.0, None), row("lstm", 42.0, 12.0), row("=cmd", 31.0, 1.0)],
         "unfinished": [{"name": "tight", "seed": 3, "reason": "out of memory"}],
         "command": "videoclip compare", "environment": {"torch": "2"}, "config": {"seeds": [0]},

@@ -7,9 +7,13 @@ from importlib import import_module
 
 VERBS = {
     "pretrain": "train a CLIP on pictures with captions",
+    "train": "train one row of a recipe for retrieval or recognition, and evaluate it",
     "compare": "train and evaluate one model per temporal module and seed; table, chart, page",
-    "evaluate": "evaluate a model: retrieval, zero-shot, linear-probe, few-shot",
+    "evaluate": "evaluate a model: retrieval, recognition, zero-shot, linear-probe, few-shot",
+    "data": "prepare data sets, check videos: sets, fetch, unpack, prepare, check",
+    "convert": "write a model in the layout of CLIP4Clip, ActionCLIP, mmaction2 or OpenAI",
     "classify": "say which of some labels fits a picture, without training",
+    "classify-video": "say which of some labels fits a video, without training",
 }
 HELP = "\n".join(
     [
@@ -17,7 +21,7 @@ HELP = "\n".join(
         "",
         "CLIP with a sense of time: text-video retrieval with swappable temporal modules.",
         "",
-        *(f"  {verb:<10} {what}" for verb, what in VERBS.items()),
+        *(f"  {verb:<15} {what}" for verb, what in VERBS.items()),
         "",
         "videoclip VERB --help shows the options of a verb.",
     ]
@@ -36,10 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
         print(f"videoclip: no verb is named {verb!r}; {hint}", file=sys.stderr)
         return 2
-    from videoclip.errors import VideoclipError
+    from videoclip.errors import OtherProcessError, VideoclipError
 
     try:
-        import_module(f"videoclip.commands.{verb}").main(rest)
+        import_module(f"videoclip.commands.{verb.replace('-', '_')}").main(rest)
+    except OtherProcessError:
+        return 1
     except VideoclipError as error:
         print(f"videoclip {verb}: {error}", file=sys.stderr)
         return 1

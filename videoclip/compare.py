@@ -1,5 +1,6 @@
 """Which temporal module is better, and does it matter: all cells of a table, then the report."""
 
+import contextlib
 import json
 import platform
 import subprocess
@@ -11,17 +12,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from videoclip.cells import (
-    Cell,
-    gather,
-    pretrained,
-    remove_unfinished,
-    run_cell,
-)
-from videoclip.config import to_json
+from videoclip.cells import Cell, pretrained, remove_unfinished, run_cell
+from videoclip.config import ConfigError, to_json
+from videoclip.distributed import main_process, on_main
 from videoclip.errors import VideoclipError
 from videoclip.experiment import Experiment, Row
 from videoclip.features import fingerprint
+from videoclip.material import gather
 from videoclip.pictures import add_pictures
 from videoclip.report import write_report
 from videoclip.results import summarize
@@ -41,14 +38,18 @@ def compare(
     title: str,
     ceiling: dict[str, Any] | None,
     command: str,
+    whole: bool = False,
 ) -> dict[str, Any]:
     """Trains the cells that are missing, evaluates them and writes the report into `folder`.
+
+    All rows start from the towers of the checkpoint, and with `whole` from its temporal modules,
+    where they are the row's.
 
     Returns the content of results.json. Rows are compared with the one named "mean", or with the
     first. A cell that fails is listed and the others go on; raises VideoclipError where none is
     left.
     """
-    remove_unfinished(folder)
+    on_main(remove_unfinished, folder)
     base = load(checkpoint) if checkpoint else None
     if base:  # the towers and the normalization are the checkpoint's
         c = base.config
@@ -60,9 +61,14 @@ def compare(
         "ceiling": ceiling,
         **run_record(experiment, rows, seeds, checkpoint, command),
     }
-    material = gather(experiment, folder)
+    experiments = [experiment]
+    for row in rows.values():
+        with contextlib.suppress(ConfigError):  # told when the row is trained
+            experiments.append(row.of(experiment))
+    material = on_main(gather, experiments, folder)
     record["manifest_hash"] = material.key
-    (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+    text = json.dumps(record, indent=1) + "\n"
+    on_main((folder / "run.json").write_text, text)
     if base is None:
         base, base_key = pretrained(material, folder)
     else:
@@ -72,9 +78,12 @@ def compare(
     for seed in seeds:
         for name, row in rows.items():
             try:
-                cell = run_cell(name, row, seed, material, base, base_key, folder)
+                cell = run_cell(
+                    name, row, seed, material, base, base_key, folder, whole=whole
+                )
             except (VideoclipError, ValueError, RuntimeError) as error:
-                tqdm.write(f"{name}, seed {seed}, failed: {error}")
+                if main_process():
+                    tqdm.write(f"{name}, seed {seed}, failed: {error}")
                 unfinished.append({"name": name, "seed": seed, "reason": str(error)})
             else:
                 cells[name].append(cell)
@@ -83,16 +92,20 @@ def compare(
         raise VideoclipError(f"no model could be trained; the first: {unfinished[0]['reason']}")
     results = {
         "title": title,
-        **summarize(finished, material),
+        **summarize(finished, rows, material),
         "ceiling": ceiling,
+        "models": {
+            name: [str(cell.home.relative_to(folder)) for cell in found]
+            for name, found in finished.items()
+        },
         "unfinished": unfinished,
         "command": command,
         "environment": record["environment"],
         "manifest_hash": material.key,
         "config": {key: record[key] for key in ("experiment", "rows", "seeds", "checkpoint")},
     }
-    add_pictures(results, material, folder)
-    write_report(results, folder)
+    on_main(add_pictures, results, material, folder)
+    on_main(write_report, results, folder)
     return results
 
 

@@ -34,6 +34,8 @@ class Video(Protocol):
 
     timestamps: np.ndarray
     """(F,) float64: when each frame is shown, in seconds from the first; F frames in all."""
+    rate: float
+    """Frames a second on average, as the container says; 1 for a picture."""
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """The frames at these indices, upright, uint8 (len(indices), H, W, 3)."""
@@ -54,9 +56,9 @@ def open_video(path: Path) -> Iterator[Video]:
     if path.suffix.lower() in PICTURES:
         video = _Picture(path)
     else:
-        stream, for_decord = _video_stream(path)
+        stream, rate, for_decord = _video_stream(path)
         reader = _decord_reader(path) if for_decord else None
-        video = _Decord(path, *reader) if reader else _PyAV(path, stream)
+        video = _Decord(path, rate, *reader) if reader else _PyAV(path, rate, stream)
     if not len(video.timestamps):
         raise VideoError(f"{path} holds no frame; replace the file or remove it from the manifest")
     yield video
@@ -71,8 +73,8 @@ def _check_file(path: Path) -> None:
         raise VideoError(f"{path} is empty (0 bytes); fetch it again")
 
 
-def _video_stream(path: Path) -> tuple[int, bool]:
-    """The index of the best video stream, and whether decord may read the file."""
+def _video_stream(path: Path) -> tuple[int, float, bool]:
+    """The index of the best video stream, its rate, and whether decord may read the file."""
     with _container(path) as container:
         stream = container.streams.best("video")
         if stream is None or stream.disposition & Disposition.attached_pic:
@@ -80,7 +82,8 @@ def _video_stream(path: Path) -> tuple[int, bool]:
         signed = container.format.name.split(",")[0] in SIGNED
         # decord refuses some frames narrower than 80 pixels, 16, 24, 48 and 72 for example.
         wide = min(stream.codec_context.width, stream.codec_context.height) >= 80
-        return stream.index, signed and wide
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        return stream.index, rate, signed and wide
 
 
 @contextmanager
@@ -135,8 +138,10 @@ def _decord_reader(path: Path) -> tuple[decord.VideoReader, np.ndarray] | None:
 class _Decord:
     """The usual reader."""
 
-    def __init__(self, path: Path, reader: decord.VideoReader, shown: np.ndarray) -> None:
-        self.path, self.reader = path, reader
+    def __init__(
+        self, path: Path, rate: float, reader: decord.VideoReader, shown: np.ndarray
+    ) -> None:
+        self.path, self.rate, self.reader = path, rate, reader
         self.timestamps = shown - shown[:1]
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -156,12 +161,12 @@ class _PyAV:
     Strict: where the decoder would paint over a damaged spot, this is an error.
     """
 
-    def __init__(self, path: Path, stream: int) -> None:
-        self.path, self.stream = path, stream
+    def __init__(self, path: Path, rate: float, stream: int) -> None:
+        self.path, self.rate, self.stream = path, rate, stream
         shown = [frame.time if frame.time is not None else np.nan for frame in self._decode()]
         self.timestamps = np.array(shown, dtype=np.float64)
         if not (np.diff(self.timestamps) > 0).all():  # a missing time stamp is not a number
-            self.timestamps = np.arange(len(shown)) / self._rate()
+            self.timestamps = np.arange(len(shown)) / rate
         self.timestamps -= self.timestamps[:1]
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -180,11 +185,6 @@ class _PyAV:
         if len(found) < len(wanted):
             raise IndexError(f"{self.path} has {len(self.timestamps)} frames, not {max(wanted)}")
         return np.stack([found[int(index)] for index in indices])
-
-    def _rate(self) -> float:
-        with _container(self.path) as container:
-            stream = container.streams[self.stream]
-            return float(stream.average_rate or stream.guessed_rate or 25)
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         with _container(self.path) as container:
@@ -207,7 +207,7 @@ class _Picture:
     """A picture is a video of one frame."""
 
     def __init__(self, path: Path) -> None:
-        self.timestamps = np.zeros(1)
+        self.timestamps, self.rate = np.zeros(1), 1.0
         try:
             with Image.open(path) as picture:
                 self.pixels = np.array(ImageOps.exif_transpose(picture).convert("RGB"))

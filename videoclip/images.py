@@ -18,8 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Subset
 
-from videoclip.config import nearest
-from videoclip.errors import ImageError, SplitError
+from videoclip.errors import ImageError, SplitError, nearest
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 """Files that are taken for pictures."""

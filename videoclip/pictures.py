@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as transform
 
-from videoclip.cells import Material
+from videoclip.material import Material
 
 HEIGHT = 96
 """Pixels of a strip; small frames are enlarged, large ones reduced."""
@@ -24,17 +24,18 @@ def add_pictures(results: Mapping[str, Any], material: Material, folder: Path) -
     def picture(video_id: str) -> str | None:
         if video_id not in written:
             written[video_id] = None
-            if video_id not in material.store.unreadable:
+            if video_id not in material.unreadable:
                 # Ids may hold anything that a file name may not.
                 name = f"pictures/{hashlib.sha256(video_id.encode()).hexdigest()[:16]}.jpg"
-                strip(material.store.read(clips[video_id], 1)).save(folder / name, quality=90)
+                frames = material.evaluated(clips[video_id])
+                strip(frames).save(folder / name, quality=90)
                 written[video_id] = name
         return written[video_id]
 
     for row in results["rows"]:
         for item in (*row["gallery"]["right"], *row["gallery"]["wrong"]):
             item["truth_picture"] = picture(item["truth"])
-            for clip in item["retrieved"]:
+            for clip in item.get("retrieved", ()):
                 clip["picture"] = picture(clip["video_id"])
 
 

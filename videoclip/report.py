@@ -20,8 +20,6 @@ from matplotlib.lines import Line2D
 
 BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#555555"
 """Of Okabe and Ito's palette, which color-blind readers can tell apart."""
-TITLES = {"text_to_video": "text to video", "video_to_text": "video to text"}
-METRICS = ("R@1", "R@5", "R@10", "MdR", "MnR")
 PANELS = 3
 """How many panels of the chart stand beside each other at most."""
 SHOWN = 36
@@ -56,20 +54,25 @@ def write_report(results: Mapping[str, Any], folder: Path) -> None:
 
 def report_tables(results: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     """The tables that people read, by title; cells are text, those that stand out `Bold`."""
-    rows, tables = results["rows"], {}
-    minus = f"R@1 minus {_plain(results['baseline'])}"
-    for direction, title in TITLES.items():
+    rows, measure, tables = results["rows"], results["measure"], {}
+    main, queries = measure["main"], measure["queries"]
+    minus = f"{main} minus {_plain(results['baseline'])}"
+    for direction, title in measure["directions"].items():
         lines = []
         for row in rows:
             found, difference = row[direction], row["difference"] or {}
-            line = {"module": _plain(row["name"]), "R@1": _with_interval(found["R@1"], row)}
-            line[minus] = _difference(difference.get(direction, {}).get("R@1"), results)
-            lines.append(line | {name: _mean(found[name], row) for name in METRICS[1:]})
+            line = {"module": _plain(row["name"]), main: _with_interval(found[main], row)}
+            line[minus] = _difference(difference.get(direction, {}).get(main), results)
+            line |= {name: _mean(value, row) for name, value in found.items() if name != main}
+            if any(row["published"] for row in rows) and direction == measure["direction"]:
+                line["published"] = _plain(row["published"] or "")
+            lines.append(line)
         tables[title.capitalize()] = lines
+    asked = _asked(results)
     ordered = any(row["frame_order"] for row in rows)
     for group in (*([None] if ordered else []), *results["groups"]):
-        what = "all captions" if group is None else f"{_plain(group)} captions"
-        title = f"Text to video, {what}: R@1" + (" by order of frames" if ordered else "")
+        what = f"all {queries}" if group is None else f"{_plain(group)} {queries}"
+        title = f"{asked}, {what}: {main}" + (" by order of frames" if ordered else "")
         tables[title] = [_order_line(row, group, results, minus) for row in rows]
     tables["Cost"] = [
         {
@@ -87,27 +90,28 @@ def report_tables(results: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
 
 def long_table(results: Mapping[str, Any]) -> pd.DataFrame:
     """Every number of the rows in a line of its own, with full precision, for other programs."""
-    lines: list[dict[str, Any]] = []
+    measure = results["measure"]
+    main, lines = measure["main"], []
     for row in results["rows"]:
         base = {"module": row["name"], "frame_order": "normal", "seeds": len(row["seeds"])}
-        base["direction"] = "text_to_video"
+        base["direction"] = measure["direction"]
         minus = {"minus": results["baseline"]}
-        for direction in TITLES:
+        for direction in measure["directions"]:
             own = base | {"direction": direction}
             for metric, value in row[direction].items():
                 lines.append(own | {"metric": metric} | value)
             for metric, value in (row["difference"] or {}).get(direction, {}).items():
                 lines.append(own | minus | {"metric": metric} | value)
         for group, found in row["by_group"].items():
-            own = base | {"group": group, "metric": "R@1"}
-            lines.append(own | found["R@1"])
+            own = base | {"group": group, "metric": main}
+            lines.append(own | found[main])
             if found["difference"]:
                 lines.append(own | minus | found["difference"])
         for order, found in row["frame_order"].items():
-            own = base | {"frame_order": order, "metric": "R@1"}
-            lines.append(own | found["R@1"])
+            own = base | {"frame_order": order, "metric": main}
+            lines.append(own | found[main])
             for group, inner in found["by_group"].items():
-                lines.append(own | {"group": group} | inner["R@1"])
+                lines.append(own | {"group": group} | inner[main])
         for fact in ("parameters", "new_parameters", "ms_per_clip"):
             own = {"module": row["name"], "seeds": len(row["seeds"])}
             lines.append(own | {"metric": fact, "mean": row[fact]})
@@ -120,8 +124,12 @@ def long_table(results: Mapping[str, Any]) -> pd.DataFrame:
 def protocol_line(results: Mapping[str, Any]) -> str:
     """What was measured on what, and how."""
     p = results["protocol"]
+    queries = results["measure"]["queries"]
+    asked = f"{p['queries']} {queries}"
+    if queries == "clips":
+        asked = f"{p['candidates']} classes"
     return (
-        f"Split {p['split']}: {p['videos']} videos, {p['queries']} captions; {p['counts']}; "
+        f"Split {p['split']}: {p['videos']} videos, {asked}; {p['counts']}; "
         f"tie rule: {p['tie_rule']}; selection: {p['selection']}; interval: {p['interval']}."
     )
 
@@ -130,7 +138,8 @@ def table_note(results: Mapping[str, Any]) -> str:
     """How to read the tables' cells."""
     several = any(len(row["seeds"]) > 1 for row in results["rows"])
     cell = "mean over seeds ± standard deviation over seeds" if several else "one seed"
-    note = f"Cells: {cell}; in brackets the 95 % interval over test videos. R@K in percent."
+    unit = "R@K" if results["measure"]["positions"] else "All"
+    note = f"Cells: {cell}; in brackets the 95 % interval over test videos. {unit} in percent."
     if results["protocol"].get("few"):
         return f"{note} With so few test videos no difference is set in bold."
     return f"{note} A difference in bold has an interval that excludes zero."
@@ -146,8 +155,9 @@ def footnotes(results: Mapping[str, Any]) -> list[str]:
     for cell in results["unfinished"]:
         notes.append(f"Not finished: {cell['name']}, seed {cell['seed']}: {cell['reason']}")
     if results["ceiling"]:
-        label, value = results["ceiling"]["label"], results["ceiling"]["R@1"]
-        notes.append(f"The {label}, over all captions, is {value:.1f} % R@1.")
+        label, value, measure = *results["ceiling"].values(), results["measure"]
+        over = f"over all {measure['queries']}"
+        notes.append(f"The {label}, {over}, is {value:.1f} % {measure['main']}.")
     return notes
 
 
@@ -188,22 +198,23 @@ def page(results: Mapping[str, Any]) -> str:
     environment = Environment(loader=PackageLoader("videoclip", ""), autoescape=True)
     environment.tests["bold"] = lambda cell: isinstance(cell, Bold)
     environment.filters["plain"] = _plain
-    values = ", ".join(
-        f"{row['name']} {row['text_to_video']['R@1']['mean']:.1f}" for row in results["rows"]
-    )
+    measure = results["measure"]
+    direction, main = measure["direction"], measure["main"]
+    values = ", ".join(f"{r['name']} {r[direction][main]['mean']:.1f}" for r in results["rows"])
     return environment.get_template("report.html.jinja").render(
         results=results,
         protocol=protocol_line(results),
         tables=report_tables(results),
         note=table_note(results),
         footnotes=footnotes(results),
-        description=f"Text-to-video R@1 in percent of every module: {values}",
+        description=f"{_asked(results)}: {main} in percent of every module: {values}",
     )
 
 
 def chart(results: Mapping[str, Any]) -> Figure:
-    """R@1 of every module with its interval, a panel per kind of caption."""
+    """The main figure of every module with its interval, a panel per group of queries."""
     rows, panels = results["rows"], [None, *results["groups"]]
+    main, queries = results["measure"]["main"], results["measure"]["queries"]
     columns = min(PANELS, len(panels))
     lines = math.ceil(len(panels) / columns)
     size = (max(7.5, 2 + 3.2 * columns), 1.2 + lines * (0.7 + 0.4 * len(rows)))
@@ -215,28 +226,28 @@ def chart(results: Mapping[str, Any]) -> Figure:
     legend: dict[str, Line2D] = {}
     for axes, group in zip(grid, panels, strict=False):
         at = range(len(rows))
-        own = [_of_group(row, group) for row in rows]
+        own = [_of_group(row, group, results) for row in rows]
         legend["frames in order"] = _points(axes, own, at, -0.12, BLUE, filled=True)
         orders = [row["frame_order"].get("shuffled") for row in rows]
-        shuffled = [order and _of_group(order, group) for order in orders]
+        shuffled = [order and _of_group(order, group, results) for order in orders]
         if any(shuffled):
             legend["frames shuffled"] = _points(axes, shuffled, at, 0.2, ORANGE, filled=False)
         if results["ceiling"] and group is None:
-            value = results["ceiling"]["R@1"]
-            label = f"{_short(results['ceiling']['label'])}, all captions: {value:.1f} %"
+            value = results["ceiling"]["value"]
+            label = f"{_short(results['ceiling']['label'])}, all {queries}: {value:.1f} %"
             legend[label] = axes.axvline(value, color=GRAY, linestyle="--", linewidth=1.2, zorder=1)
-        title = "all captions" if group is None else f"{_short(group)} captions"
+        title = f"all {queries}" if group is None else f"{_short(group)} {queries}"
         axes.set_title(title, fontsize=10, parse_math=False)
         axes.set_yticks(at, names, parse_math=False)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(0, 100)
-        axes.set_xlabel("R@1 (%) with 95 % interval")
+        axes.set_xlabel(f"{main} (%) with 95 % interval")
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right", "left"]].set_visible(False)
     for axes in grid[len(panels) :]:
         axes.remove()
-    figure.suptitle(f"{_short(results['title'])}: text to video", parse_math=False)
+    figure.suptitle(f"{_short(results['title'])}: {_asked(results).lower()}", parse_math=False)
     key = figure.legend(
         list(legend.values()), list(legend), loc="outside lower center", ncols=3, frameon=False,
         fontsize=9,
@@ -270,21 +281,31 @@ def _points(
     return line
 
 
-def _of_group(found: Mapping[str, Any], group: str | None) -> Mapping[str, float]:
-    """R@1 of a row, or of a row's frame order, on all captions or on one group."""
+def _asked(results: Mapping[str, Any]) -> str:
+    """The direction by which modules are compared, as a title."""
+    measure = results["measure"]
+    return measure["directions"][measure["direction"]].capitalize()
+
+
+def _of_group(
+    found: Mapping[str, Any], group: str | None, results: Mapping[str, Any]
+) -> Mapping[str, float]:
+    """The main figure of a row, or of a row's frame order, on all queries or on one group."""
+    main, direction = results["measure"]["main"], results["measure"]["direction"]
     if group is not None:
-        return found["by_group"][group]["R@1"]
-    return found["text_to_video"]["R@1"] if "text_to_video" in found else found["R@1"]
+        return found["by_group"][group][main]
+    return found[direction][main] if direction in found else found[main]
 
 
 def _order_line(
     row: Mapping[str, Any], group: str | None, results: Mapping[str, Any], minus: str
 ) -> dict[str, str]:
-    line = {"module": _plain(row["name"]), "in order": _with_interval(_of_group(row, group), row)}
-    if group is not None:  # the one of all captions stands in the table of its direction
+    own = _with_interval(_of_group(row, group, results), row)
+    line = {"module": _plain(row["name"]), "in order": own}
+    if group is not None:  # the one of all queries stands in the table of its direction
         line[minus] = _difference(row["by_group"][group]["difference"], results)
     for order, found in row["frame_order"].items():
-        line[order] = _with_interval(_of_group(found, group), row)
+        line[order] = _with_interval(_of_group(found, group, results), row)
     return line
 
 

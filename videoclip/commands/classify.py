@@ -13,7 +13,7 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from videoclip.cells import device
+from videoclip.distributed import device
 from videoclip.errors import ImageError, VideoclipError
 from videoclip.images import read_image
 from videoclip.model import VideoCLIP

@@ -12,6 +12,7 @@ import tyro
 
 from videoclip.compare import compare
 from videoclip.config import ConfigError, from_json
+from videoclip.distributed import main_process, on_main, start
 from videoclip.errors import VideoclipError
 from videoclip.experiment import Experiment, Row, recipe_named, row_named
 from videoclip.report import markdown
@@ -24,7 +25,7 @@ FIRST = "moving_shapes"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """Compares temporal modules by Recall@K: trains, evaluates, writes a table, a chart, a page.
+    """Compares temporal modules: trains, evaluates, writes a table, a chart, a page.
 
     Finished models are kept and reused: an interrupted comparison goes on where it was, and a new
     module trains only itself.
@@ -50,9 +51,10 @@ class Options:
 
 def main(arguments: Sequence[str]) -> None:
     """Reads the command line, runs the comparison and prints its table."""
+    start()
     arguments = [SHORT.get(argument, argument) for argument in arguments]
     name = arguments[0] if arguments and not arguments[0].startswith("-") else FIRST
-    source = _source(name)
+    source = source_named(name)
     # The rows decide which options there are, so their names are read first.
     first = argument_after("--modules", arguments) or ",".join(source.rows)
     rows = {row: row_named(row, source.rows) for row in words(first, "--modules")}
@@ -66,6 +68,7 @@ def main(arguments: Sequence[str]) -> None:
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
     )
     experiment: Experiment = options.field_0
+    seeds = [_integer(seed) for seed in words(options.seeds, "--seeds")]
     title, ceiling = source.title, source.ceiling
     if experiment.data.manifest != source.base.data.manifest:
         title, ceiling = experiment.data.manifest.stem, None
@@ -73,20 +76,22 @@ def main(arguments: Sequence[str]) -> None:
     if experiment.data.manifest is None:
         if source.recipe is None or not hasattr(source.recipe, "prepare"):
             raise VideoclipError(f"{name} has no data of its own; use --data MANIFEST")
-        experiment = source.recipe.prepare(experiment, output / "data")
+        experiment = on_main(source.recipe.prepare, experiment, output / "data")
         ceiling = source.recipe.ceiling(experiment)
     results = compare(
         experiment=experiment,
         rows={row: getattr(options, f"field_{i}") for i, row in enumerate(rows, start=1)},
-        seeds=[_integer(seed) for seed in words(options.seeds, "--seeds")],
+        seeds=seeds,
         folder=output,
         checkpoint=options.checkpoint,
         title=title,
         ceiling=ceiling,
         command=" ".join(["videoclip compare", *arguments]),
     )
-    print(markdown(results))
-    print(f"The page with the chart and with what every module got wrong: {output / 'index.html'}")
+    if main_process():
+        print(markdown(results))
+        page = output / "index.html"
+        print(f"The page with the chart and with what every module got wrong: {page}")
     if results["unfinished"]:
         sys.exit(1)
 
@@ -127,8 +132,8 @@ class Source(NamedTuple):
     recipe: ModuleType | None = None
 
 
-def _source(name: str) -> Source:
-    """A recipe, or the run.json of an earlier run."""
+def source_named(name: str) -> Source:
+    """A recipe, or the run.json of an earlier run. Raises ConfigError where it is neither."""
     if not name.endswith(".json"):
         recipe = recipe_named(name)
         if not isinstance(recipe.base, Experiment):

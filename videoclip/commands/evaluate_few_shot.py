@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from videoclip.cells import device
 from videoclip.charts import few_shot_chart
 from videoclip.classification import Classification
+from videoclip.distributed import device
 from videoclip.errors import VideoclipError
 from videoclip.intervals import Interval
 from videoclip.probe import SHOTS, FewShot, Probe, few_shot_curve, linear_probe, read_splits

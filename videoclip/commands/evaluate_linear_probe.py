@@ -6,8 +6,8 @@ from pathlib import Path
 
 import tyro
 
-from videoclip.cells import device
 from videoclip.class_report import FILES, summary, write
+from videoclip.distributed import device
 from videoclip.probe import linear_probe, read_splits
 from videoclip.weights import load
 

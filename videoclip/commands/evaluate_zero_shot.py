@@ -6,8 +6,8 @@ from pathlib import Path
 
 import tyro
 
-from videoclip.cells import device
 from videoclip.class_report import FILES, summary, write
+from videoclip.distributed import device
 from videoclip.errors import VideoclipError
 from videoclip.images import image_set
 from videoclip.prompts import PLAIN, Name, prompts, templates_of

@@ -12,6 +12,7 @@ import tyro
 
 from videoclip.commands.compare import argument_after, with_fields
 from videoclip.config import ConfigError, from_json
+from videoclip.distributed import main_process, on_main, start, stop
 from videoclip.experiment import Pretraining, recipe_named
 from videoclip.images import image_set
 from videoclip.logbook import CURVE, EVENTS
@@ -34,6 +35,8 @@ class Options:
     videoclip pretrain --data 'shards-{000..010}.tar' --batch-size 4096 --chunk-size 256
         a batch larger than memory, with the gradients of the whole batch
     videoclip pretrain --data pairs.csv --checkpoint runs/mine/model --lock image --tower-rate 1e-4
+    torchrun --nproc-per-node 8 -m videoclip pretrain --data 'shards-{000..010}.tar'
+        eight processes share every batch, with the result of one; its size stays that of the whole
     """
 
     recipe: tyro.conf.Positional[str] = ""
@@ -75,6 +78,7 @@ class Source(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     """Reads the command line, trains and prints the summary."""
+    start()
     arguments = ["--data.source" if a == "--data" else a for a in arguments]
     name = arguments[0] if arguments and not arguments[0].startswith("-") else ""
     source = _source(name)
@@ -104,7 +108,9 @@ def main(arguments: Sequence[str]) -> None:
     output = options.output or Path("runs") / title
     watched = _watched(options)
     if source.recipe and settings.data.source is None:
-        settings, watched = source.recipe.prepare(settings, output / "data", options.pictures)
+        settings, watched = on_main(
+            source.recipe.prepare, settings, output / "data", options.pictures
+        )
     elif options.pictures:
         raise ConfigError("--pictures is for a recipe, such as digits; use --data for pairs")
     results = pretrain(
@@ -116,6 +122,10 @@ def main(arguments: Sequence[str]) -> None:
         log_every=options.log_every,
         command=" ".join(["videoclip pretrain", *arguments]),
     )
+    writes = main_process()
+    stop()
+    if not writes:
+        return
     print(summary(results, output))
     if source.recipe:
         source.recipe.report(settings, output, watched)

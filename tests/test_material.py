@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from data_prep.moving_shapes import generate
-from videoclip.cells import gather
 from videoclip.commands import evaluate_retrieval
 from videoclip.data import FrameStore
 from videoclip.errors import VocabularyError
 from videoclip.experiment import Data, Experiment
 from videoclip.manifest import read_manifest
+from videoclip.material import gather
 from videoclip.model import Model
 from videoclip.towers import Text, ViT
 from videoclip.transforms import Pixels
@@ -33,16 +33,17 @@ def manifest(tmp_path_factory) -> Path:
 
 def test_frames_and_captions_fit_the_model(manifest: Path, tmp_path: Path) -> None:
     experiment = Experiment(data=Data(manifest=manifest, frames=4, words=99), model=TOWERS)
-    material = gather(experiment, tmp_path)
-    assert (material.store.size, material.store.fit) == (16, "squash")
-    assert material.tokenizer(["a"] * 3).shape == (3, 20)
+    stores = gather([experiment], tmp_path).stores(experiment)
+    for store in (stores.training, stores.evaluation):
+        assert (store.size, store.fit, store.frames) == (16, "squash", 4)
+    assert experiment.model.tokenizer(experiment.data.words)(["a"] * 3).shape == (3, 20)
 
 
 def test_captions_for_another_vocabulary_are_refused(manifest: Path, tmp_path: Path) -> None:
     model = replace(TOWERS, text=replace(TOWERS.text, vocabulary=100))
     experiment = Experiment(data=Data(manifest=manifest), model=model)
     with pytest.raises(VocabularyError, match="a vocabulary of 100 tokens, CLIP's tokenizer one"):
-        gather(experiment, tmp_path)
+        gather([experiment], tmp_path)
 
 
 def test_evaluation_reads_frames_as_the_model_was_trained(manifest: Path, tmp_path: Path) -> None:
