@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from action_clips import labelled
 from pictures_on_disk import class_folders, small_clip
 from PIL import Image
 
 from data_prep.moving_shapes import generate
+from videoclip.manifest import write_manifest
 from videoclip.named import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +62,7 @@ def run(command: str, place: Path, *more: str) -> str:
 
 
 def test_the_commands_in_their_order(place: Path) -> None:
-    first, check, own, evaluate, _ = [block.strip() for block in blocks("bash")]
+    first, check, own, evaluate, *_ = [block.strip() for block in blocks("bash")]
     data = ["--data", "my_videos.jsonl", "--output", "runs/moving_shapes", "--seeds", "0"]
     assert "| tight" in run(first, place, *data, *SMALL)
     assert (place / "runs/moving_shapes/index.html").exists()
@@ -73,6 +75,43 @@ def test_the_commands_in_their_order(place: Path) -> None:
     program, _ = blocks("python")
     run_python(program.replace("CELL", cell), place)
     assert (place / "my_model/model.safetensors").exists()
+
+
+@pytest.fixture(scope="module")
+def actions(tmp_path_factory) -> Path:
+    """A folder with labelled clips in all splits, one clip more, and a small model."""
+    folder = tmp_path_factory.mktemp("actions")
+    clips = [
+        clip._replace(captions=(f"somebody does {clip.label}, take {number}",))
+        for split in ("train", "val", "test")
+        for number, clip in enumerate(labelled(folder / split, count=6, split=split))
+    ]
+    clips = [clip._replace(video_id=f"{clip.split}-{clip.video_id}") for clip in clips]
+    for name in ("actions", "msrvtt-9k", "kinetics400"):
+        write_manifest(folder / f"{name}.jsonl", clips)
+    shutil.copy(clips[0].path, folder / "clip.mp4")
+    small_clip().save_pretrained(folder / "small")
+    return folder
+
+
+def test_actions_on_the_front_page(actions: Path) -> None:
+    compare, classify, evaluate = blocks("bash")[4].replace("ViT-B/32", "small").splitlines()
+    data = ["--data", "actions.jsonl", "--seeds", "0", "--modules", "mean,shift"]
+    assert "| shift" in run(compare, actions, *data, *SMALL)
+    assert "playing the piano" in run(classify, actions)
+    assert "expected 6 = scored 6 + 0 bad" in run(evaluate, actions)
+
+
+def test_recipes_on_the_front_page(actions: Path) -> None:
+    retrieval, recognition = blocks("bash")[5].replace("ViT-B/32", "small").splitlines()
+    short = ["--finetune.epochs", "1", "--data.frames", "2", "--finetune.batch-size", "3"]
+    printed = run(retrieval, actions, *short, "--task.protocol", "None")
+    assert "| transformer" in printed
+    [model] = re.findall(r"The model, for videoclip.load: (.*)", printed)
+    assert (actions / model / "model.safetensors").is_file()
+    launch = f"{sys.executable} -m torch.distributed.run --standalone"
+    printed = run(recognition.replace("torchrun", launch), actions, *short)
+    assert "top-1" in printed
 
 
 @pytest.fixture(scope="module")
@@ -125,17 +164,27 @@ def test_the_page_on_pictures(pictures: Path) -> None:
 
 def test_the_page_on_checkpoints(pictures: Path) -> None:
     from foreign import open_clip_model, transformers_config, write_archive
+    from foreign_video import ActionCLIP, CLIP4Clip, ready
     from transformers import CLIPModel
+
+    from videoclip.heads import Transformer
 
     write_archive(open_clip_model(), pictures / "ViT-B-32.pt")
     CLIPModel(transformers_config()).save_pretrained(pictures / "clip_folder")
     weights = open_clip_model("vit", "gelu").state_dict()
     torch.save({"epoch": 32, "state_dict": weights}, pictures / "epoch_32.pt")
+    torch.save(ready(CLIP4Clip("seqTransf")).state_dict(), pictures / "pytorch_model.bin.4")
+    torch.save(ready(ActionCLIP("Transf", 4)).checkpoint(), pictures / "model_best.pt")
+    small_clip().save_pretrained(pictures / "my_retrieval")
+    small_clip(head=Transformer(layers=1)).save_pretrained(pictures / "my_transformer")
     [program] = blocks("python", "docs/checkpoints.md")
     for elsewhere in ("ViT-B/32", "openai/clip-vit-base-patch32"):
         program = program.replace(elsewhere, "small")
     run_python(program, pictures)
     assert (pictures / "mine" / "model.safetensors").exists()
+    [commands] = blocks("bash", "docs/checkpoints.md")
+    for command in commands.splitlines():
+        assert "opens it" in run(command, pictures) or command.endswith("videoclip")
 
 
 def test_the_table_of_openais_models() -> None:
