@@ -32,7 +32,7 @@ def labelled(folder: Path, count: int = 6, split: str | None = "test") -> list[C
             folder / f"{number:02}.mp4", action(label, number, frames=8 + number % 5)
         )
         found.append(
-            Clip(f"clip{number:02}", path, label=label, split=split, group=f"source {number // 2}")
+            Clip(f"clip{number:02}", path, label=label, split=split, source=f"film {number // 2}")
         )
     return found
 

@@ -15,7 +15,8 @@ COUNTS = {
     "birdsnap": 1, "cifar10": 18, "cifar100": 18, "clevrcounts": 1, "caltech101": 34,
     "country211": 5, "describabletextures": 8, "eurosat": 3, "fgvcaircraft": 2,
     "facialemotionrecognition2013": 6, "flowers102": 1, "food101": 1, "gtsrb": 3,
-    "hatefulmemes": 1, "kitti": 1, "kinetics400": 28, "kinetics600": 28, "kinetics700": 28, "mnist": 1, "oxfordpets": 1,
+    "hatefulmemes": 1, "kitti": 1, "kinetics400": 28, "kinetics600": 28,
+    "kinetics700": 28, "mnist": 1, "oxfordpets": 1,
     "pascalvoc2007": 1, "patchcamelyon": 1, "resisc45": 18, "sst2": 1, "stl10": 2, "sun397": 2,
     "stanfordcars": 8, "ucf101": 48, "imagenet": 80, "imagenet-7": 7, "actionclip": 16,
 }  # fmt: skip
@@ -50,6 +51,14 @@ def test_the_sets_are_those_of_the_published_files(shared) -> None:
     imagenet = json.loads((folder / "imagenet_prompts.json").read_text())
     assert list(prompts("ImageNet").templates) == imagenet["imagenet_templates"]
     assert list(prompts("ImageNet").classes) == imagenet["imagenet_classes"]
+
+
+def test_kinetics_has_its_own_class_names(shared) -> None:
+    for size in (400, 600):
+        path = shared / f"data/annotations/labels/kinetics_{size}_labels.csv"
+        lines = path.read_text().splitlines()[1:]
+        names = tuple(line.split(",", 1)[1].strip('"') for line in lines)
+        assert prompts(f"kinetics{size}").classes == names
 
 
 def test_an_installed_package_has_the_files() -> None:

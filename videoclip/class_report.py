@@ -55,14 +55,14 @@ def markdown(table: pd.DataFrame, left: Sequence[str] = TEXT) -> str:
 
 
 def worth(
-    result: Classification, intervals: Mapping[str, Interval], groups: Sequence[str] = ()
+    result: Classification, intervals: Mapping[str, Interval], sources: Sequence[str] = ()
 ) -> str:
     """What the top-1 figure can tell, given how many items there are and what guessing gives."""
     top = intervals["top-1"]
     counts = np.bincount(result.labels, minlength=len(result.classes))
     chance, common = 100 / len(result.classes), 100 * counts.max() / counts.sum()
     drawn = f"{counts.sum():,} items"
-    drawn += f" of {len(set(groups)):,} groups, which are drawn as wholes" if len(groups) else ""
+    drawn += f" of {len(set(sources)):,} sources, which are drawn as wholes" if len(sources) else ""
     guessing = (
         f"guessing is right in {chance:.1f} % of cases, always saying "
         f"{result.classes[counts.argmax()]!r} in {common:.1f} %"

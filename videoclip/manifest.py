@@ -176,18 +176,19 @@ def with_splits(
 def sources(clips: Sequence[Clip]) -> list[int]:
     """For every clip the number of its source: equal where clips were cut from one thing."""
     numbers: dict[str, int] = {}
-    return [numbers.setdefault(_source(clip), len(numbers)) for clip in clips]
+    return [numbers.setdefault(source_of(clip), len(numbers)) for clip in clips]
 
 
-def _source(clip: Clip) -> str:
-    return f"file {clip.path}" if clip.source is None else f"source {clip.source}"
+def source_of(clip: Clip) -> str:
+    """What a clip was cut from: its source, or its file."""
+    return f"file {clip.path}" if clip.source is None else clip.source
 
 
 def _by_hash(clips: Sequence[Clip]) -> list[list[Clip]]:
     """The clips of every source, in the order of a hash: of the id where each has its own."""
     by_source: dict[str, list[Clip]] = {}
     for clip in clips:
-        by_source.setdefault(_source(clip), []).append(clip)
+        by_source.setdefault(source_of(clip), []).append(clip)
 
     def digest(name: str) -> str:
         first, *more = by_source[name]

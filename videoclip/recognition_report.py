@@ -25,6 +25,7 @@ from videoclip.class_report import (
     write_page,
 )
 from videoclip.intervals import Interval
+from videoclip.manifest import source_of
 from videoclip.recognition import Recognition
 
 FIGURES = ("top-1", "top-5", "mean per class")
@@ -37,24 +38,23 @@ def report(
     unreadable: Mapping[str, str],
     output: Path,
     *,
-    by_group: bool = False,
     notes: Sequence[str] = (),
     record: Mapping[str, Any],
 ) -> str:
     """Writes the files of an evaluation and returns what is to be printed.
 
     `notes` are what a reader of the figures must know, `record` what else the JSON keeps. Intervals
-    are drawn over clips, or over their groups.
+    are drawn over clips, or over what several of them were cut from.
     """
     homes = [output / _slug(part.name) if len(parts) > 1 else output for part in parts]
     intervals = []
     for part, one, home in zip(parts, found, homes, strict=True):
-        intervals.append(_write_part(part, one, unreadable, home, by_group, notes, record))
+        intervals.append(_write_part(part, one, unreadable, home, notes, record))
     if len(parts) == 1:
         [one], [own] = found, intervals
         printed = [
             f"{parts[0].name}, {len(parts[0].classes)} classes\n\n{summary(one.result, own)}",
-            worth(one.result, own, _groups(one, by_group)),
+            worth(one.result, own, _sources(one)),
         ]
     else:
         table, overall = _overall(parts, found, intervals, protocol)
@@ -78,13 +78,13 @@ def _write_part(
     one: Recognition,
     unreadable: Mapping[str, str],
     home: Path,
-    by_group: bool,
     notes: Sequence[str],
     record: Mapping[str, Any],
 ) -> dict[str, Interval]:
     """The page, the predictions and the scores of one part; returns its intervals."""
-    groups = _groups(one, by_group)
-    intervals = one.result.intervals(groups)
+    sources = _sources(one)
+    intervals = one.result.intervals(sources)
+    named = tuple(clip.group for clip in one.clips if clip.group)
     ids = [clip.video_id for clip in part.clips]
     write(
         one.result,
@@ -93,8 +93,8 @@ def _write_part(
         home,
         title=f"Recognition: {part.name}",
         intervals=intervals,
-        groups=groups or _groups(one, all(clip.group for clip in part.clips)),
-        lines=[worth(one.result, intervals, groups), *notes],
+        groups=named if len(named) == len(one.clips) else sources,
+        lines=[worth(one.result, intervals, sources), *notes],
         ms_per_clip=one.ms_per_clip,
         **record,
     )
@@ -104,9 +104,10 @@ def _write_part(
     return intervals
 
 
-def _groups(one: Recognition, wanted: bool) -> tuple[str, ...]:
-    """A word per clip, or nothing."""
-    return tuple(str(clip.group) for clip in one.clips) if wanted else ()
+def _sources(one: Recognition) -> tuple[str, ...]:
+    """What each clip was cut from, where several were cut from one thing; else nothing."""
+    found = tuple(source_of(clip) for clip in one.clips)
+    return found if len(set(found)) < len(found) else ()
 
 
 def _overall(

@@ -155,7 +155,6 @@ def test_what_an_evaluation_cannot_use_is_one_message(place, capsys) -> None:
         ("clips.jsonl", "--expect", "hmdb51"): "3 classes, published are 51",
         ("clips.jsonl", "--split", "val"): "has the splits test; val is needed too",
         ("clips.jsonl", "--batch-size", "0"): "--batch-size is 0; give at least 1",
-        ("clips.jsonl", "--interval", "groups"): "1 of 7 clips have no group, among them gone",
         (): "no manifest is given; name one",
         ("clips.jsonl", "--view-seconds", "2"): "--view-seconds is 2.0, but no views of that",
         ("clips.jsonl", "clips.jsonl"): "2 manifests and 0 class lists are given without a",
@@ -174,18 +173,18 @@ def test_real_fights_split_by_their_source(shared: Path, place, capsys) -> None:
         clips.append(
             Clip(
                 Path(row["path"]).stem, shared / "data" / row["path"], label=row["label"],
-                split="test" if source % 2 else "train", group=f"source {source}",
+                split="test" if source % 2 else "train", source=f"film {source}",
             )
         )  # fmt: skip
     write_manifest(Path("fights.jsonl"), clips)
     tested = {clip.video_id for clip in clips if clip.split == "test"}
-    sources = {clip.group for clip in clips if clip.split == "test"}
-    assert not sources & {clip.group for clip in clips if clip.split == "train"}
-    words = ["--frames", "4", "--interval", "groups", "--output", "fights"]
+    sources = {clip.source for clip in clips if clip.split == "test"}
+    assert not sources & {clip.source for clip in clips if clip.split == "train"}
+    words = ["--frames", "4", "--output", "fights"]
     assert evaluate("fights.jsonl", *words) == 0
     printed = capsys.readouterr().out
     assert f"expected {len(tested)} = scored {len(tested)} + 0 bad" in printed
-    told = f"{len(tested)} items of {len(sources)} groups, which are drawn as wholes: the 95 %"
+    told = f"{len(tested)} items of {len(sources)} sources, which are drawn as wholes: the 95 %"
     assert told in printed
     assert "Top-1 is not shown to be better than that." in printed  # the weights are random
     scores = pd.read_parquet(place / "fights/scores.parquet")

@@ -98,9 +98,6 @@ class Options:
     whole video, with other frames (X-CLIP, Text4Vis)."""
     frame_order: FrameOrder = "normal"
     """What a model loses when frames are shuffled or reversed is what it knew from their order."""
-    interval: Literal["clips", "groups"] = "clips"
-    """What the 95 % intervals draw. groups: all clips of a `group` of the manifest at once, where
-    they were cut from the same source and are right or wrong together."""
     batch_size: int = 32
     """Views per forward pass."""
     output: Path | None = None
@@ -193,14 +190,13 @@ def main(arguments: Sequence[str]) -> None:
         "temperature": temperature,
         "templates": templates,
         "class_names": names,
-        "interval": options.interval,
         "manifest_hash": {str(path): manifest_hash(path) for path in options.data},
         "model_fingerprint": fingerprint(model),
         "options": dataclasses.asdict(options),
     }
     shown = report(
         asked.parts, found, asked.protocol, store.unreadable, output,
-        by_group=options.interval == "groups", notes=notes, record=record,
+        notes=notes, record=record,
     )  # fmt: skip
     print(f"\n{shown}")
 
@@ -211,13 +207,12 @@ def _asked(options: Options) -> Asked:
     manifests = []
     for path in options.data:
         clips = read_manifest(path)
-        for column in ("label", "group") if options.interval == "groups" else ("label",):
-            without = [clip.video_id for clip in clips if not getattr(clip, column)]
-            if without:
-                raise ManifestError(
-                    f"{path}: {len(without)} of {len(clips)} clips have no {column}, among them "
-                    f"{', '.join(without[:NAMED])}; give one for each"
-                )
+        without = [clip.video_id for clip in clips if not clip.label]
+        if without:
+            raise ManifestError(
+                f"{path}: {len(without)} of {len(clips)} clips have no label, among them "
+                f"{', '.join(without[:NAMED])}; give one for each"
+            )
         manifests.append(clips)
     classes = class_names([clip for clips in manifests for clip in clips], options.classes)
     notes = []

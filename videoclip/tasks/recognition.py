@@ -82,11 +82,11 @@ class Recognition(Task):
         templates, words = templates_of(self.templates), _words(tuple(classes), self.names)
         labels = [str(clip.label) for clip in clips]
         if self.targets == "classes":
-            every = tuple(templates[0].format(words[name]) for name in classes)
+            every = tuple(templates[0].replace("{}", words[name]) for name in classes)
             return Texts(every, Keys.of(classes, labels, shared=True))
         drawn = [templates[number.integers(len(templates))] for number in numbers]
         pairs = zip(drawn, labels, strict=True)
-        return Texts(tuple(t.format(words[c]) for t, c in pairs), Keys.of(labels, labels))
+        return Texts(tuple(t.replace("{}", words[c]) for t, c in pairs), Keys.of(labels, labels))
 
 
 @functools.lru_cache
