@@ -94,11 +94,16 @@ def pretrained(material: Material, folder: Path) -> tuple[VideoCLIP, str]:
 
 
 def built(experiment: Experiment, classes: Sequence[str]) -> VideoCLIP:
-    """The experiment's model with random weights; one without a text tower gets the classes."""
-    model, task = experiment.model, experiment.task
-    if isinstance(model.text, Labels) and isinstance(task, Recognition):
-        names = tuple(spelled(classes, task.names))
-        model = replace(model, text=replace(model.text, classes=names))
+    """The experiment's model with random weights, which will know how it was trained.
+
+    One without a text tower gets the classes.
+    """
+    model, task = replace(experiment.model, frames=experiment.data.frames), experiment.task
+    if isinstance(task, Recognition):
+        model = replace(model, templates=task.templates)
+        if isinstance(model.text, Labels):
+            names = tuple(spelled(classes, task.names))
+            model = replace(model, text=replace(model.text, classes=names))
     return model.build()
 
 

@@ -70,7 +70,9 @@ def test_a_row_becomes_a_model_and_a_table(shapes, tmp_path, capsys, row, main_f
     assert f"| {name}" in printed
     [model] = results["models"][name]
     assert f"The model, for videoclip.load: {tmp_path / model}" in printed
-    assert load(tmp_path / model).config.frames in (None, 4)
+    config = load(tmp_path / model).config
+    assert config.frames == 4
+    assert config.templates == (("a shape {}",) if main_figure == "top-1" else ())
     assert (tmp_path / model / "metrics.jsonl").stat().st_size
 
 
