@@ -17,7 +17,9 @@ from videoclip.towers import Labels, Network, ViT
 
 base = Experiment(
     task=Recognition(views="1x1"),
-    data=Data(frames=8, words=77, augment="actionclip-randaugment", takes=8),
+    data=Data(
+        frames=8, words=77, sampling="actionclip", augment="actionclip-randaugment", takes=8
+    ),
     finetune=Optim(
         epochs=50, batch_size=128, tower_rate=5e-6, module_rate=5e-5, loss="kl",
         optimizer="adamw", schedule="actionclip", precision="reference-fp16", decay="all",
@@ -26,7 +28,7 @@ base = Experiment(
     selection="last",  # what is published is measured on the validation split
 )  # fmt: skip
 
-head = Transformer(layers=6, average="plain", variant="reference")
+head = Transformer(layers=6, average="plain", start="random", variant="reference")
 b16 = ViT(patch_size=16)
 
 # Top-1/top-5 on one clip and one crop.

@@ -1,6 +1,9 @@
 """Clips become batches: decoded once, and every draw a pure function of (seed, epoch, video)."""
 
 import os
+import resource
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -468,6 +471,36 @@ def test_a_dead_worker_is_one_message(videos, tmp_path, monkeypatch) -> None:
         one_epoch(videos, store, 0, 1, workers=1)
 
 
+FAILING = """
+from torch.utils.data import Dataset
+from videoclip.data import read_ahead
+
+class Numbers(Dataset):
+    def __getitem__(self, number):
+        return number
+
+def train():
+    source = read_ahead(Numbers(), range(100), 1)
+    for number in source:
+        assert number < 3, "an error of the training"
+
+train()
+"""
+
+
+def test_readers_do_not_outlive_an_error() -> None:
+    """They ignore signals: a program that ends with a traceback must not wait for them forever."""
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING],
+        env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "AssertionError: an error of the training"
+
+
 def test_a_segment_without_frames_is_listed(videos, tmp_path) -> None:
     store = FrameStore(tmp_path, size=16, frames=4)
     empty = videos[0]._replace(video_id="late", start=100.0, end=101.0)
@@ -544,3 +577,17 @@ def test_real_clips_of_all_kinds_under_every_rule(shared: Path, tmp_path) -> Non
     assert len(readable[0]) > 25
     found = one_epoch(readable[0], store, 0, 1, takes=2, size=32, augment="actionclip", workers=2)
     assert sum(len(batch.names) for batch in found) == len(readable[0])
+
+
+def test_a_store_of_many_clips_needs_few_file_descriptors(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.npy" for number in range(2 * data.OPEN)]
+    for number, path in enumerate(paths):
+        np.save(path, np.full(3, number))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (data.OPEN + 150, before[1]))
+    try:
+        found = [int(data._array(path)[0]) for path in paths]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        data._array.cache_clear()
+    assert found == list(range(len(paths)))

@@ -78,9 +78,7 @@ def compare(
     for seed in seeds:
         for name, row in rows.items():
             try:
-                cell = run_cell(
-                    name, row, seed, material, base, base_key, folder, whole=whole
-                )
+                cell = run_cell(name, row, seed, material, base, base_key, folder, whole=whole)
             except (VideoclipError, ValueError, RuntimeError) as error:
                 if main_process():
                     tqdm.write(f"{name}, seed {seed}, failed: {error}")

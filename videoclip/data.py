@@ -4,6 +4,7 @@ Order, texts, frames and augmentation of a sample depend on (seed, epoch, video 
 else: not on who reads it, nor on how many processes share a batch.
 """
 
+import atexit
 import functools
 import hashlib
 import json
@@ -43,6 +44,9 @@ from videoclip.tokenizer import Tokenizer
 from videoclip.transforms import StoredFit, resize_and_crop
 from videoclip.types import Batch, Frames
 from videoclip.views import Views, crops_of, view_indices
+
+OPEN = 256
+"""Arrays that are kept open; each takes one of the file descriptors, of which 1,024 are usual."""
 
 
 class FrameStore:
@@ -187,7 +191,7 @@ class FrameStore:
         return ""
 
 
-@functools.lru_cache(maxsize=32768)
+@functools.lru_cache(maxsize=OPEN)
 def _array(path: Path) -> np.ndarray:
     """An array of the store, kept open: a file is named by its content and never changes."""
     return np.load(path, mmap_mode="r")
@@ -322,8 +326,13 @@ def read_ahead(reader: Dataset, numbers: Sequence[Any], workers: int) -> Iterato
         worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # so that the loader draws nothing from the global one
     )
+    running = [iter(loader)]
+    # After an error its traceback may hold this generator, and Python would wait at its end for
+    # readers that nobody has told to stop.
+    atexit.register(running.clear)
     try:
-        yield from loader
+        for _ in numbers:
+            yield next(running[0])
     except RuntimeError as error:
         if "worker" not in str(error):
             raise
@@ -331,6 +340,9 @@ def read_ahead(reader: Dataset, numbers: Sequence[Any], workers: int) -> Iterato
             f"a process that reads samples has died: {error}; often memory is short, then fewer "
             "--data.workers help"
         ) from error
+    finally:
+        atexit.unregister(running.clear)
+        running.clear()
 
 
 def _same(made: Any) -> Any:

@@ -13,6 +13,7 @@ from videoclip.errors import nearest
 from videoclip.heads import Head
 from videoclip.mixers import Mixer
 from videoclip.model import Model
+from videoclip.sampling import Rule
 from videoclip.scorers import Scorer
 from videoclip.tasks import Recognition, Retrieval, Task
 from videoclip.towers import Labels, Language, Visual
@@ -32,9 +33,10 @@ class Data:
     """Frames per clip; shorter clips give what they have."""
     words: int = 32
     """Tokens per caption, its start and end included; longer captions are cut."""
-    sampling: Literal["segments", "seconds"] = "segments"
-    """segments: from equal parts of the clip, at random in training. seconds: one a second, then
-    evenly chosen, as CLIP4Clip has it; the same in training."""
+    sampling: Rule = "segments"
+    """segments: from equal parts of the clip, at random in training. actionclip: the same, but
+    clips with too few frames repeat some. seconds: one a second, then evenly chosen, as CLIP4Clip
+    has it; the same in training."""
     takes: int = 4
     """How many random draws of frames per training clip are kept, decoded once."""
     augment: Literal["crop", "actionclip", "actionclip-randaugment"] = "crop"
