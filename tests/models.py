@@ -19,11 +19,16 @@ SIZE = 16
 WORDS = 12
 
 
-def build(mixer: str = "none", head: str = "mean", scorer: str = "cosine", **fields) -> VideoCLIP:
+def build(
+    mixer: str | Mixer = "none",
+    head: str | Head = "mean",
+    scorer: str | Scorer = "cosine",
+    **fields,
+) -> VideoCLIP:
     """A model with these members; temporal weights are moved away from their start."""
     torch.manual_seed(0)
-    slots = {"mixer": MIXERS[mixer](), "head": HEADS[head](), "scorer": SCORERS[scorer]()}
-    assert slots.keys() == SLOTS.keys()
+    chosen = zip(SLOTS, (mixer, head, scorer), (MIXERS, HEADS, SCORERS), strict=True)
+    slots = {slot: known[one]() if isinstance(one, str) else one for slot, one, known in chosen}
     towers = {
         "visual": ViT(width=64, layers=2, patch_size=8, image_size=SIZE),
         "text": Text(width=32, layers=2, context_length=WORDS, vocabulary=100),

@@ -347,7 +347,7 @@ def from_clip4clip(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     found = {renamed(key, CLIP4CLIP_NAMES): value.float() for key, value in weights.items()}
     if name == "seqLSTM":  # the reference creates these positions and never reads them
         del found["head.positions"]
-    return without_buffers(found)
+    return found
 
 
 def from_actionclip(
@@ -365,11 +365,7 @@ def from_actionclip(
             found["head.class_position"], found["head.positions"] = value[0, :1], value[0, 1:]
         else:
             found[key] = value[0] if key == "head.class_token" else value
-    return without_buffers(found)
-
-
-def without_buffers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value for key, value in weights.items() if not key.endswith("attn_mask")}
+    return found
 
 
 def ready(model: nn.Module) -> nn.Module:

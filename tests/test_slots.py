@@ -8,13 +8,24 @@ import torch
 from models import COMBINATIONS, HEADS, MIXERS, SCORERS, SIZE, build, captions, clips
 
 from videoclip.config import SLOTS, from_json, kind, members, to_json
-from videoclip.heads import ClassToken, Transformer
+from videoclip.heads import LSTM, ClassToken, Convolution, Mean, Transformer
 from videoclip.losses import contrastive
+from videoclip.mixers import Shift
 from videoclip.scorers import Tight
 from videoclip.types import Frames
 
 EACH = [("mixer", m) for m in MIXERS] + [("head", h) for h in HEADS]
 EACH += [("scorer", s) for s in SCORERS]
+VARIANTS = [
+    Shift(placement="block"),
+    Mean(average="plain"),
+    LSTM(average="plain", layers=2),
+    Convolution(average="plain", variant="reference"),
+    Convolution(variant="reference"),
+    Transformer(average="plain", start="random", variant="reference"),
+    Tight(variant="reference"),
+]
+"""What released models have, and what modules do not have by themselves."""
 
 
 def similarity(model, video, mask):
@@ -46,6 +57,21 @@ def test_padding_and_neighbors_in_the_batch_never_leak(mixer: str, head: str, sc
     torch.testing.assert_close(similarity(model, other, mask), scores, atol=1e-5, rtol=1e-5)
     for row, length in enumerate(lengths):
         alone = similarity(model, video[row : row + 1, :length], mask[row : row + 1, :length])
+        torch.testing.assert_close(alone, scores[:, row : row + 1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("member", VARIANTS, ids=str)
+@pytest.mark.parametrize("lengths", [(6, 3, 1), (6, 3, 3)])
+@torch.no_grad()
+def test_padding_never_leaks_in_other_variants(member: object, lengths: tuple[int, ...]) -> None:
+    slot = next(slot for slot, base in SLOTS.items() if isinstance(member, base))
+    model, video = build(**{slot: member}), clips(3, 6)
+    mask = torch.arange(6) < torch.tensor(lengths)[:, None]
+    scores = similarity(model, video, mask)
+    other = torch.where(mask[:, :, None, None, None], video, 100 * torch.randn_like(video))
+    torch.testing.assert_close(similarity(model, other, mask), scores, atol=1e-5, rtol=1e-5)
+    for row, length in enumerate(lengths):
+        alone = similarity(model, video[row : row + 1, :length], None)
         torch.testing.assert_close(alone, scores[:, row : row + 1], atol=1e-5, rtol=1e-5)
 
 

@@ -36,7 +36,8 @@ class Model:
     """Frames a clip that the weights were trained with; None: they do not say. Other numbers work
     too."""
     templates: tuple[str, ...] = ()
-    """The sentences with {} that name an action to these weights, or the name of a published set."""
+    """The sentences with {} that name an action to these weights, or the name of a published
+    set."""
     logit_bias: float | None = None
     """Where a bias of all logits starts, which the SigLIP loss needs; None: there is none."""
     mixer: Mixer = field(default_factory=NoMixer)

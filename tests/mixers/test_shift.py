@@ -92,7 +92,7 @@ def test_a_resnet_with_it_gives_tsm_s_numbers(
     sizes = Sizes(width=8, image=64, resnet=layers)
     plain = ready(plain_clip(sizes))
     model = our_model(sizes, mixer=Shift(placement=placement))
-    weights = {"clip." + k: v for k, v in plain.state_dict().items() if k != "attn_mask"}
+    weights = {f"clip.{key}": value for key, value in plain.state_dict().items()}
     load_exactly(model, weights, "plain")
     video = torch.randn(2, frames, 3, 64, 64)
     with_shift(plain.visual, frames, placement)

@@ -78,9 +78,23 @@ def test_the_fixed_convolution_starts_as_a_shift() -> None:
     assert not torch.allclose(
         reference(Features(frames, mask)).vector, read.mean(1) + frames.mean(1)
     )
-    mask[0, -1] = False
-    with pytest.raises(ValueError, match="mixes padding into frames"):
-        reference(Features(frames, mask))
+
+
+@pytest.mark.parametrize("file", FILES)
+@torch.no_grad()
+def test_the_plain_version_is_the_reference_code_s(shared: Path, file: str) -> None:
+    """What other sizes are compared with, at the sizes of the golden tensors."""
+    saved = torch.load(shared / f"golden/actionclip/{file}.pt", weights_only=True)
+    golden = load_file(shared / f"golden/actionclip/{file}.expected.safetensors")
+    plain = ActionClip(Sizes(), file.removesuffix("-tsm"), 4, file.endswith("-tsm")).eval()
+    for module, part in ((plain.model, "model"), (plain.fusion, "fusion_model")):
+        weights = {
+            key.removeprefix("module.").replace(".net.", "."): value.float()
+            for key, value in saved[f"{part}_state_dict"].items()
+        }
+        module.load_state_dict(weights)
+    found = plain.logits(golden["ids"].long(), golden["video"])
+    torch.testing.assert_close(found, golden["logits"], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("sizes", "frames"), OTHERS)
@@ -121,3 +135,16 @@ def test_heads_start_as_the_reference_does() -> None:
         elif "in_proj" not in name:
             assert parameter.abs().max() <= 0.04, name
             assert parameter.std().item() == pytest.approx(0.0176, rel=0.15), name
+
+
+@torch.no_grad()
+def test_a_class_token_reads_other_frame_counts_by_stretching_its_table() -> None:
+    """Its rows are shares of the clip: the last frame has the last row, whatever its number."""
+    head = ready(ClassToken(max_frames=5).build(64))
+    for frames, rows in ((2, [0, 4]), (3, [0, 2, 4]), (5, range(5))):
+        short = ready(ClassToken(max_frames=frames).build(64))
+        table = head.positions[list(rows)]
+        short.load_state_dict({**head.state_dict(), "positions": table})
+        clips = torch.randn(2, frames, 64)
+        features = Features(clips, torch.ones(2, frames, dtype=torch.bool))
+        torch.testing.assert_close(head(features).vector, short(features).vector)

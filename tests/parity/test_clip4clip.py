@@ -64,6 +64,18 @@ def test_the_variance_floor_is_seen(shared: Path) -> None:
     assert (fixed.head(features).tokens - reference).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize(("name", "patches"), [*((n, "2d") for n in SLOTS), ("meanP", "3d")])
+@torch.no_grad()
+def test_the_plain_version_is_the_reference_code_s(shared: Path, name: str, patches: str) -> None:
+    """What other sizes are compared with, at the sizes of the golden tensors."""
+    weights = torch.load(shared / f"golden/clip4clip/{name}-{patches}.bin", weights_only=True)
+    golden = load_file(shared / f"golden/clip4clip/{name}-{patches}.expected.safetensors")
+    plain = Clip4Clip(Sizes(), name, 2, patches == "3d").eval()
+    plain.load_state_dict({key: value.float() for key, value in weights.items()})
+    found = plain.similarity(golden["ids"].long(), golden["video"], golden["mask"].bool())
+    torch.testing.assert_close(found, golden["similarity"], atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize(("sizes", "frames", "length", "layers"), OTHERS)
 @pytest.mark.parametrize("name", SLOTS)
 @pytest.mark.parametrize("threefold", [False, True])

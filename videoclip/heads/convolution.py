@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from videoclip.heads.base import Head
 from videoclip.types import Embedding, Features
@@ -16,7 +16,7 @@ class Convolution(Head):
 
     variant: Literal["fixed", "reference"] = "fixed"
     """reference: time and channels are scrambled before the convolution, a reshape where a
-    transpose was meant, as the released code does; it takes clips without padding only."""
+    transpose was meant, as the released code does; of a padded clip, those of its real frames."""
 
     def build(self, width: int) -> nn.Module:
         """The head for an embedding of this width."""
@@ -38,18 +38,18 @@ class ConvolutionHead(nn.Module):
             self.shift.weight[width - quarter :, 0, 2] = 1
 
     def forward(self, features: Features) -> Embedding:
-        """Features (B, T, D) -> Embedding.
-
-        Raises ValueError where the reference variant is given padded clips.
-        """
+        """Features (B, T, D) -> Embedding."""
         frames, mask = features.frames, features.mask
-        if self.config.variant == "fixed":
-            channels = (frames * mask[..., None].to(frames.dtype)).transpose(1, 2)
-        else:
-            if not bool(mask.all()):
-                raise ValueError(
-                    "the reference variant of convolution mixes padding into frames; give clips "
-                    "of one length, or use variant 'fixed'"
-                )
-            channels = frames.reshape(len(frames), frames.shape[2], frames.shape[1])
-        return self.config.pool(frames + self.shift(channels).transpose(1, 2), mask)
+        if self.config.variant == "reference":
+            return self.config.pool(frames + self._scrambled(frames, mask), mask)
+        real = frames * mask[..., None].to(frames.dtype)
+        return self.config.pool(frames + self.shift(real.transpose(1, 2)).transpose(1, 2), mask)
+
+    def _scrambled(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """The convolution of numbers that lie as (T, D) and are read as (D, T), (B, T, D)."""
+        found, lengths = torch.zeros_like(frames), mask.sum(1)
+        for length in lengths.unique().tolist():  # how they are scrambled depends on it
+            real = mask & (lengths == length)[:, None]
+            own = frames[real].reshape(-1, frames.shape[2], length)
+            found[real] = self.shift(own).transpose(1, 2).flatten(0, 1).to(found.dtype)
+        return found
