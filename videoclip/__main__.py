@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -15,11 +16,13 @@ VERBS = {
     "classify": "say which of some labels fits a picture, without training",
     "classify-video": "say which of some labels fits a video, without training",
 }
+PAUSE = 3.0
+"""Seconds that a process waits for the one that says what went wrong."""
 HELP = "\n".join(
     [
         "usage: videoclip VERB [OPTIONS]",
         "",
-        "CLIP with a sense of time: text-video retrieval with swappable temporal modules.",
+        "CLIP with a sense of time: retrieval and recognition with swappable temporal modules.",
         "",
         *(f"  {verb:<15} {what}" for verb, what in VERBS.items()),
         "",
@@ -45,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import_module(f"videoclip.commands.{verb.replace('-', '_')}").main(rest)
     except OtherProcessError:
+        time.sleep(PAUSE)  # a launcher ends all as soon as one ends, and the other has yet to speak
         return 1
     except VideoclipError as error:
         print(f"videoclip {verb}: {error}", file=sys.stderr)

@@ -1,10 +1,9 @@
 """`videoclip data TASK ...`: finds the task."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 
-from videoclip.errors import VideoclipError
+from videoclip.errors import VideoclipError, nearest
 
 TASKS = {
     "sets": "the data sets that can be prepared, with licenses and download pages",
@@ -31,7 +30,5 @@ def main(arguments: Sequence[str]) -> None:
         print(HELP)
         return
     if task not in TASKS:
-        close = get_close_matches(task, TASKS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(TASKS)}"
-        raise VideoclipError(f"no task is named {task!r}; {hint}")
+        raise VideoclipError(f"no task is named {task!r}; {nearest(task, TASKS)}")
     import_module(f"videoclip.commands.data_{task}").main(rest)

@@ -1,10 +1,9 @@
 """`videoclip evaluate [TASK] MODEL ...`: finds the task; without one it is retrieval."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 
-from videoclip.errors import VideoclipError
+from videoclip.errors import VideoclipError, nearest
 
 TASKS = {
     "retrieval": "text-video retrieval on a manifest (also without a task's name)",
@@ -32,9 +31,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     if task not in TASKS:
         if rest and not task.startswith("-") and not rest[0].startswith("-"):
-            close = get_close_matches(task, TASKS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(TASKS)}"
-            raise VideoclipError(f"no task is named {task!r}; {hint}")
+            raise VideoclipError(f"no task is named {task!r}; {nearest(task, TASKS)}")
         task, rest = "retrieval", list(arguments)
     module = import_module(f"videoclip.commands.evaluate_{task.replace('-', '_')}")
     module.main(rest)
