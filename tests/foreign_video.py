@@ -172,11 +172,11 @@ class CLIP4Clip(nn.Module):
 
 
 class Aggregate(nn.Module):
-    """ActionCLIP's Transf_cls."""
+    """ActionCLIP's Transf_cls, with a smaller perceptron."""
 
     def __init__(self, width: int, frames: int, layers: int) -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(width, 8, 2048, batch_first=True)
+        layer = nn.TransformerEncoderLayer(width, 8, 48, batch_first=True)
         self.transformer_enc = nn.TransformerEncoder(
             layer, layers, nn.LayerNorm(width), enable_nested_tensor=False
         )

@@ -1,5 +1,6 @@
 """Files of weights are read to the bit, and nothing that they hold is executed."""
 
+import argparse
 import io
 import pickle
 import subprocess
@@ -9,6 +10,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from foreign import open_clip_model, write_archive
@@ -283,3 +285,17 @@ def test_a_file_of_something_else_is_named(tmp_path) -> None:
     torch.save({"a": torch.ones(2)}, buffer, _use_new_zipfile_serialization=False)
     (tmp_path / "old.pt").write_bytes(buffer.getvalue())
     assert torch.equal(read(tmp_path / "old.pt")["a"], torch.ones(2))
+
+
+def test_what_trainings_save_beside_the_weights_is_taken_for_nothing(tmp_path) -> None:
+    """Numbers and arrays of numpy, options: nothing of theirs is imported, and tensors are read."""
+    beside = {
+        "best": np.float64(71.5), "history": np.ones((2, 3)), "args": argparse.Namespace(a=[1]),
+        "folder": tmp_path, "first": np.int64(3), "bound": [1].append,
+    }  # fmt: skip
+    torch.save({"state_dict": {"a": torch.ones(2)}, **beside}, tmp_path / "file.pt")
+    found = read(tmp_path / "file.pt")
+    assert torch.equal(found.pop("state_dict")["a"], torch.ones(2))
+    assert {type(value) for value in found.values()} == {archives.Unread}
+    assert found.keys() == beside.keys()
+    assert not any(vars(value) for value in found.values())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from foreign import open_clip_model, randomized, write_archive
-from foreign_video import CLIP4Clip, identical, ready, saved
+from foreign_video import ActionCLIP, CLIP4Clip, identical, ready, saved
 from transformers import CLIPModel
 
 import videoclip
@@ -84,7 +84,7 @@ def test_a_model_comes_back_from_every_layout(tmp_path: Path, layout: str, field
     ("layout", "fields", "message"),
     [
         ("clip4clip", {"head": Mean(average="plain")},
-         "head.average: the model has 'plain', the file means 'normalized'"),
+         "head.average: the model has 'plain', the file means 'normalized'\nNext: write it in ano"),
         ("actionclip", {"head": Mean()},
          "head.average: the model has 'normalized', the file means 'plain'"),
         ("clip4clip", {"head": ClassToken()}, r"CLIP4Clip has no head for ClassToken\("),
@@ -101,7 +101,7 @@ def test_a_model_comes_back_from_every_layout(tmp_path: Path, layout: str, field
         ("transformers", {"head": LSTM()},
          r"transformers files hold no temporal modules:\n  head: "),
         ("transformers", {"logit_bias": -10.0}, "transformers' CLIP is a ViT and a text tower"),
-        ("clip4clip", {"head": Transformer(max_frames=12)}, "head.variant.*--variant fixed"),
+        ("clip4clip", {"head": Transformer(max_frames=12)}, "head.variant.*Next: --variant fixed"),
         ("clip4clip", {"head": Transformer(**FAULTY | {"max_frames": 77})}, "as many rows of both"),
     ],
 )  # fmt: skip
@@ -125,7 +125,7 @@ def test_what_a_layout_cannot_express(
 def test_models_without_their_faults_say_so(tmp_path: Path, layout: str, fields: dict) -> None:
     """What training here makes by default: their code would compute other numbers with it."""
     model = made(**fields)
-    with pytest.raises(WeightsError, match="if only the variant differs, say --variant fixed"):
+    with pytest.raises(WeightsError, match="Next: --variant fixed writes it, and"):
         convert(model, tmp_path / "file.pt", layout)
     convert(model, tmp_path / "file.pt", layout, variant="fixed")
     again = videoclip.load(tmp_path / "file.pt", variant="fixed")
@@ -222,6 +222,18 @@ def test_a_damaged_origin_is_named(tmp_path: Path) -> None:
     assert videoclip.load(tmp_path / "ours").origin is None
 
 
+def test_the_number_of_frames_can_be_stated(tmp_path: Path) -> None:
+    path = saved(ready(ActionCLIP("Transf", 4)).checkpoint(), tmp_path / "model_best.pt")
+    model = videoclip.load(path, frames=16)
+    model.save_pretrained(tmp_path / "ours")
+    assert videoclip.load(tmp_path / "ours").config.frames == 16
+    assert in_layout(model, "actionclip").untold == ("frames 16",)
+    path = saved(ready(ActionCLIP("Transf_cls", 4)).checkpoint(), tmp_path / "last_model.pt")
+    assert in_layout(videoclip.load(path, frames=4), "actionclip").untold == ()
+    with pytest.raises(WeightsError, match=r"frames is 8, but .*last_model\.pt was trained with 4"):
+        videoclip.load(path, frames=8)
+
+
 def test_the_command(tmp_path: Path, capsys) -> None:
     theirs = dict(ready(CLIP4Clip("seqTransf")).state_dict())
     source = saved({"epoch": 1, "state_dict": theirs, "optimizer": {0: torch.ones(2)}},
@@ -230,7 +242,7 @@ def test_the_command(tmp_path: Path, capsys) -> None:
     assert main(["convert", str(source), ours, "--layout", "videoclip"]) == 0
     assert main(["convert", ours, again]) == 0
     printed = capsys.readouterr().out
-    assert f"{again}: CLIP4Clip's layout\n" in printed
+    assert f"{again}: in the layout of CLIP4Clip\n" in printed
     assert f"{len(theirs)} tensors of float32" in printed
     assert "left out, since it belongs to no model: optimizer" in printed
     assert f"videoclip.load({again!r}) opens it" in printed

@@ -184,7 +184,7 @@ def test_the_page_on_checkpoints(pictures: Path) -> None:
     assert (pictures / "mine" / "model.safetensors").exists()
     [commands] = blocks("bash", "docs/checkpoints.md")
     for command in commands.splitlines():
-        assert "opens it" in run(command, pictures) or command.endswith("videoclip")
+        assert "opens it" in run(command, pictures)
 
 
 def test_the_table_of_openais_models() -> None:

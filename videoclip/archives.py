@@ -44,6 +44,35 @@ MODULES = 10_000
 LISTS = {"build_intlist", "build_doublelist", "build_boollist", "build_tensorlist"}
 
 
+class Unread:
+    """Stands for what trainings save beside the weights and no model needs; it takes in anything.
+
+    Of what a pickle asks for under one of these names nothing is imported or called.
+    """
+
+    def __new__(cls, *_: Any) -> "Unread":
+        """An empty one."""
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        """Takes what the other would be made of."""
+
+    def __setstate__(self, _: Any) -> None:
+        """Takes what the other would hold."""
+
+
+ARRAYS = ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
+HARMLESS = [
+    (Unread, name)
+    for name in (
+        *(f"numpy.{core}.{function}" for core in ("core", "_core") for function in ARRAYS),
+        "numpy.dtype", "numpy.ndarray", "argparse.Namespace", "dotmap.DotMap", "pathlib.PosixPath",
+        "mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr", "yacs.config.CfgNode",
+    )
+]  # fmt: skip
+"""The best accuracy as numpy's number, the options of the command line, mmengine's losses."""
+
+
 def read(path: Path) -> dict[str, Any]:
     """What a file of weights holds by name, tensors on the CPU in the type they were written in.
 
@@ -58,7 +87,7 @@ def read(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors" or start[8:] == b"{":
             # Copied out of the mapped file: kernels round differently where memory is not aligned.
             return {key: value.clone() for key, value in load_file(path).items()}
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(HARMLESS):
             warnings.simplefilter("ignore")  # what follows is tensors or one clear error
             found = torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from videoclip import hugging_face
-from videoclip.checkpoints import OPENAI_ONLY, Checkpoint
+from videoclip.checkpoints import OPENAI_ONLY
 from videoclip.config import to_json
 from videoclip.errors import WeightsError, nearest
 from videoclip.heads import LSTM, ClassToken, Convolution
@@ -32,7 +32,7 @@ from videoclip.video_layouts import (
     VARIANTS,
     Project,
     Variant,
-    joined_positions,
+    joined,
     layout_of,
     name_of,
     wrapper_of,
@@ -56,6 +56,8 @@ class Written(NamedTuple):
     """The keys whose type is another than in the file that they came from."""
     left_out: tuple[str, ...]
     """What stood in that file and belongs to no model."""
+    untold: tuple[str, ...]
+    """What the model says of itself that the layout has no place for."""
 
 
 def convert(
@@ -110,7 +112,7 @@ def in_layout(
     bare = held is not None and MODEL.rstrip(".") not in held.parts
     names = _names(model.config, layout, bare=bare)
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
-    tensors = joined_positions(to_file(state, names))
+    tensors = joined(to_file(state, names))
     if held is None:
         tensors |= _unread(model, layout)
         held = _fresh(layout, tensors)
@@ -121,13 +123,26 @@ def in_layout(
     stated = Stated(activation=activation, layout=layout, variant=variant, head=name)
     if layout == "openai":
         stated = stated._replace(variant=None)
-    try:
-        wrong = _differences(model.config, from_found(Path(f"the {layout} file"), found, stated))
-    except WeightsError as error:
-        wrong = [f"  {error}"]
+    again, wrong = _read(model.config, found, stated)
     if wrong:
-        raise WeightsError(_refusal(layout, variant, wrong))
-    return Written(found, tuple(retyped), held.left_out)
+        then = "Next: write it in another --layout"
+        if variant is None and layout in PROJECTS:
+            other: Variant = "fixed" if VARIANTS[layout] == "reference" else "reference"
+            if not _read(model.config, found, stated._replace(variant=other))[1]:
+                then = (
+                    f"Next: --variant {other} writes it, and `videoclip.load(file, variant="
+                    f"{other!r})` gives it back; the code of {TITLES[layout]} itself computes "
+                    "other numbers with it"
+                )
+        raise WeightsError("\n".join([f"{layout} cannot express this model:", *wrong, then]))
+    untold = [
+        f"{name} {value}"
+        for name in ("frames", "templates")
+        if (value := getattr(model.config, name)) not in (None, (), getattr(again, name))
+    ]
+    return Written(
+        found, tuple(retyped) if held is model.origin else (), held.left_out, tuple(untold)
+    )
 
 
 def _head_name(config: Model, project: Project) -> str:
@@ -201,34 +216,24 @@ def _require_plain(config: Model, layout: str) -> None:
         )
 
 
-def _differences(config: Model, again: Checkpoint) -> list[str]:
-    """One line for everything in which a model differs from what is read again."""
+def _read(config: Model, found: dict[str, Any], stated: Stated) -> tuple[Model, list[str]]:
+    """What is read again of a file, and a line for everything in which that is another model."""
+    try:
+        again = from_found(Path(f"the {stated.layout} file"), found, stated)
+    except WeightsError as error:
+        return config, [f"  {error}"]
     ours, theirs = _flat(config), _flat(again.model)
     wrong = [
         f"  {name}: the model has {ours.get(name)!r}, the file means {theirs.get(name)!r}"
         for name in sorted({*ours, *theirs})
         if ours.get(name) != theirs.get(name)
     ]
-    if wrong:
-        return wrong
-    with torch.device("meta"):
-        wanted = to_file(again.model.build().state_dict(), again.layout)
-    wanted |= {key: torch.empty(shape, device="meta") for key, shape in again.unread.items()}
-    return faults(wanted, again.weights)
-
-
-def _refusal(layout: Target, variant: Variant | None, wrong: list[str]) -> str:
-    """The message for a model that a layout cannot express."""
-    then = "write it in another --layout"
-    if variant is None and layout in PROJECTS:
-        other = "fixed" if VARIANTS[layout] == "reference" else "reference"
-        then += (
-            f", or, if only the variant differs, say --variant {other}: `videoclip.load(file, "
-            f"variant={other!r})` gives this model back, but {TITLES[layout]}'s own code computes "
-            "other numbers with it"
-        )
-    lines = "\n".join(wrong)
-    return f"{layout} cannot express this model:\n{lines}\nNext: {then}"
+    if not wrong:
+        with torch.device("meta"):
+            wanted = to_file(again.model.build().state_dict(), again.layout)
+        wanted |= {key: torch.empty(shape, device="meta") for key, shape in again.unread.items()}
+        wrong = faults(wanted, again.weights)
+    return again.model, wrong
 
 
 def _flat(config: Model) -> dict[str, Any]:

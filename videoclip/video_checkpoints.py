@@ -17,7 +17,7 @@ from videoclip.errors import WeightsError, explained, nearest
 from videoclip.heads import LSTM, ClassToken, Convolution, Head, Mean, Transformer
 from videoclip.layers import Activation, attention_heads
 from videoclip.layouts import shape_of
-from videoclip.mixers import Joint
+from videoclip.mixers import Joint, Mixer
 from videoclip.origin import WRAPPERS, opened
 from videoclip.scorers import Cosine, Scorer, Tight
 from videoclip.video_layouts import (
@@ -34,7 +34,7 @@ from videoclip.video_layouts import (
     Variant,
     layout_of,
     mixer_of,
-    split_positions,
+    split,
     wrapper_in,
 )
 
@@ -56,6 +56,7 @@ class Stated(NamedTuple):
     layout: str | None = None
     variant: Variant | None = None
     head: str | None = None
+    frames: int | None = None
 
 
 NOTHING = Stated()
@@ -90,7 +91,7 @@ def from_found(path: Path, found: Mapping[str, Any], stated: Stated = NOTHING) -
 
 def refuse_stated(source: object, stated: Stated) -> None:
     """Raises WeightsError where something is stated that only files of the video projects need."""
-    for name in ("layout", "variant", "head"):
+    for name in ("layout", "variant", "head", "frames"):
         if (value := getattr(stated, name)) is not None:
             raise WeightsError(
                 f"{source} says itself what it holds, and {name} {value!r} is for files of "
@@ -132,7 +133,7 @@ def _video(path: Path, found: Mapping[str, Any], project: Project, stated: State
     agreed(stated.activation, "quick_gelu", path)
     origin, raw = opened(found, project)
     bare = CLIPS not in origin.parts
-    weights = split_positions(cleaned(raw))
+    weights = split(cleaned(raw))
     variant = stated.variant or VARIANTS[project]
     name = _head_name(path, weights, project, stated.head)
     wrapper = wrapper_in(weights) if project == "actionclip" else None
@@ -142,6 +143,12 @@ def _video(path: Path, found: Mapping[str, Any], project: Project, stated: State
         prefix = {"actionclip": "" if bare else MODEL}.get(project, "clip.")
         return prefix + key
 
+    if not any(key.startswith(plain("visual.")) for key in weights):
+        some = ", ".join(sorted(weights)[:5]) or "nothing"
+        raise WeightsError(
+            f"{path} is no file of {TITLES[project]}: none of its keys starts with "
+            f"{plain('visual.')}; it has {some}; leave layout out, or say another"
+        )
     stages = [numbered(weights, plain(f"visual.layer{stage}"), path) for stage in (1, 2, 3, 4)]
     time = shape_of(weights.get(plain("visual.time_embedding")))
     mixer = mixer_of(wrapper, variant, time[0] if time else None)
@@ -153,7 +160,7 @@ def _video(path: Path, found: Mapping[str, Any], project: Project, stated: State
         {key: value for key, value in weights.items() if key != plain("logit_bias")},
         layout, "quick_gelu", path,
         mixer=mixer, head=head, scorer=scorer,
-        frames=_frames(project, head, mixer, context),
+        frames=_frames(path, project, head, mixer, context, stated.frames),
         templates=() if project == "clip4clip" else ("actionclip",),
     )  # fmt: skip
     if stated.variant != "fixed" and project != "mmaction2":
@@ -251,14 +258,20 @@ def _require_rows(path: Path, weights: Mapping[str, Any], project: Project, of_t
             )
 
 
-def _frames(project: Project, head: Head, mixer: object, context: int) -> int | None:
-    """The frames that the weights were trained with, where a table has a row for each."""
-    if isinstance(mixer, Joint):
-        return mixer.max_frames
-    if isinstance(head, ClassToken):
-        return head.max_frames
-    ported = project == "mmaction2" and isinstance(head, Transformer)
-    return head.max_frames if ported and head.max_frames != context else None
+def _frames(
+    path: Path, project: Project, head: Head, mixer: Mixer, context: int, stated: int | None
+) -> int | None:
+    """The frames that the weights were trained with: as stated, or a table has a row for each."""
+    ported = project == "mmaction2" and isinstance(head, Transformer) and head.max_frames != context
+    table = next((part for part in (mixer, head) if isinstance(part, Joint | ClassToken)), None)
+    table = head if ported else table
+    known = table.max_frames if table else None
+    if stated is not None and (stated < 1 or known not in (None, stated)):
+        raise WeightsError(
+            f"frames is {stated}, but {path} was trained with {known or 'at least 1'}; leave "
+            "frames out"
+        )
+    return known or stated
 
 
 def _unread(

@@ -97,9 +97,12 @@ AGGREGATE = f"{FUSION}transformer."
 POSITIONS = f"{AGGREGATE}pos_embed"
 FRAMES, CLASS = f"{POSITIONS} (frames)", f"{POSITIONS} (class token)"
 """The two parts of its table of positions, which are two parameters here."""
+TOKEN = f"{AGGREGATE}cls_token"
+ROW = f"{TOKEN} (as a row)"
+"""Its class token, which has an axis more than ours."""
 CLASS_TOKEN = [
     (r"^head\.encoder\.", f"{AGGREGATE}transformer_enc."),
-    (r"^head\.class_token$", f"{AGGREGATE}cls_token"),
+    (r"^head\.class_token$", ROW),
     (r"^head\.class_position$", CLASS),
     (r"^head\.positions$", FRAMES),
 ]
@@ -115,7 +118,7 @@ first convolution of those of a ResNet (TSM's blockres) or around them (TSM's bl
 def wrapper_in(keys: Iterable[str]) -> str | None:
     """Which kind of WRAPPED some keys have."""
     found = {kind for key in keys for kind, mark in WRAPPED.items() if mark.search(key)}
-    return next(iter(found), None)
+    return min(found, default=None)
 
 
 def wrapper_of(project: Project, model: Model) -> str | None:
@@ -140,46 +143,39 @@ def layout_of(
     """
     patterns = [*(CLASS_TOKEN if isinstance(head, ClassToken) else []), *NAMES[project]]
     every_second = len(blocks) == 4 and blocks[2] >= DEEP and wrapper == "residual"
+    place = re.compile(WRAPPED[wrapper].pattern.replace(r"net\.", "")) if wrapper else None
 
     def names(key: str) -> tuple[str, ...]:
         for pattern, replacement in patterns:
             key, found = re.subn(pattern, replacement, key)
             if found:
                 break
-        if wrapper:
-            unwrapped = re.compile(WRAPPED[wrapper].pattern.replace(r"net\.", ""))
-            found = unwrapped.search(key)
-            if found and not (every_second and int(found[2]) % 2):
-                key = f"{key[: found.end(1)]}.net.{key[found.end() :]}"
+        found = place and place.search(key)
+        if found and not (every_second and int(found[2]) % 2):
+            key = f"{key[: found.end(1)]}.net.{key[found.end() :]}"
         return (key.removeprefix(MODEL) if bare else key,)
 
     return names
 
 
-def split_positions(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Transf_cls's table of positions in our two parts; what is no such table stays as it is."""
+def split(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Transf_cls's class token and positions as our parameters; what is no such stays as it is."""
+    token, table = weights.get(TOKEN), weights.get(POSITIONS)
     weights = dict(weights)
-    for name, axes in ((POSITIONS, 3), (f"{AGGREGATE}cls_token", 3)):
-        value = weights.get(name)
-        if isinstance(value, Tensor) and value.ndim == axes and len(value) == 1:
-            weights[name] = value[0]
-    table = weights.get(POSITIONS)
-    if isinstance(table, Tensor) and table.ndim == 2 and len(table) > 1:
-        del weights[POSITIONS]
+    if isinstance(token, Tensor) and token.shape[:2] == (1, 1):
+        weights[ROW] = weights.pop(TOKEN)[0]
+    if isinstance(table, Tensor) and table.ndim == 3 and len(table) == 1 and table.shape[1] > 1:
+        table = weights.pop(POSITIONS)[0]
         weights[CLASS], weights[FRAMES] = table[:1].clone(), table[1:].clone()
     return weights
 
 
-def joined_positions(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `split_positions`."""
-    if FRAMES not in weights:
-        return weights
-    found: dict[str, Tensor] = {}
-    for key, value in weights.items():
-        if key == FRAMES:
-            found[POSITIONS] = torch.cat([weights[CLASS], value])[None]
-        elif key != CLASS:
-            found[key] = value[None] if key == f"{AGGREGATE}cls_token" else value
+def joined(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `split`."""
+    found = {key: value for key, value in weights.items() if key not in (ROW, CLASS, FRAMES)}
+    if ROW in weights:
+        found[TOKEN] = weights[ROW][None]
+        found[POSITIONS] = torch.cat([weights[CLASS], weights[FRAMES]])[None]
     return found
 
 

@@ -50,6 +50,7 @@ def load(
     layout: str | None = None,
     variant: Variant | None = None,
     head: str | None = None,
+    frames: int | None = None,
 ) -> "VideoCLIP":
     """Opens a model in evaluation mode and float32, whoever wrote its weights.
 
@@ -62,14 +63,15 @@ def load(
     are.
 
     What the keys of a video model cannot tell is asked for: `layout` (openai, clip4clip,
-    actionclip, mmaction2), the `head` by the project's own name for it, such as seqTransf. With
-    `variant` fixed the weights are used without the faults of the code they come from; that is
-    meant for models which were trained so here and then written in those layouts.
+    actionclip, mmaction2), the `head` by the project's own name for it, such as seqTransf. The
+    `frames` that it was trained with may be stated, to travel with the model. With `variant` fixed
+    the weights are used without the faults of the code they come from; that is meant for models
+    which were trained so here and then written in those layouts.
 
     Raises WeightsError, which lists every key that does not fit and says what to do.
     """
     name, path = str(source), Path(source)
-    stated = Stated(activation, layout, variant, head)
+    stated = Stated(activation, layout, variant, head, frames)
     if path.is_file():
         if path.name in (WEIGHTS, SLOTS, ORIGIN) and (path.parent / CONFIG).is_file():
             raise WeightsError(f"{path} is a part of a model; give its folder, {path.parent}")
@@ -105,10 +107,13 @@ def _folder(folder: Path, activation: Activation | None) -> Checkpoint:
     for file in checkpoints.OPEN_CLIP_WEIGHTS:
         if (folder / file).is_file():
             return checkpoints.from_weights(folder / file, read(folder / file), activation)
+    files = [f.name for f in folder.iterdir() if f.is_file() and set(f.suffixes) & {*SUFFIXES}]
+    there = f" ({', '.join(sorted(files)[:5])})" if files else ""
     raise WeightsError(
         f"{folder} holds no complete model: neither {CONFIG} (ours) nor a {hugging_face.CONFIG} of "
         f"model_type clip with {' or '.join(hugging_face.NAMES)} (transformers) nor "
-        f"{' or '.join(checkpoints.OPEN_CLIP_WEIGHTS)} (open_clip); for another file give its path"
+        f"{' or '.join(checkpoints.OPEN_CLIP_WEIGHTS)} (open_clip); for another file give its "
+        f"path{there}"
     )
 
 

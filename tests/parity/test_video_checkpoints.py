@@ -1,8 +1,10 @@
 """Files of CLIP4Clip, ActionCLIP, mmaction2 and TSM: their numbers, and the files again."""
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from foreign_video import (
@@ -186,6 +188,7 @@ CHANGES: dict[str, Callable[[dict, str], dict]] = {
     "renamed": lambda held, key: {(k + "x" if k == key else k): v for k, v in held.items()},
     "cut": lambda held, key: held | {key: held[key][:-1]},
     "an axis more": lambda held, key: held | {key: held[key][None]},
+    "an axis less": lambda held, key: held | {key: held[key][0]},
     "a text": lambda held, key: held | {key: "text"},
 }
 CLIP4CLIP_KEYS = [
@@ -214,6 +217,7 @@ def test_a_wrong_key_of_clip4clip_is_named(tmp_path: Path, change: str) -> None:
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_wrong_key_of_actionclip_is_named(tmp_path: Path, change: str) -> None:
     found = ready(ActionCLIP("Transf_cls", 4, place="tokens")).checkpoint()
+    del found["optimizer_state_dict"]
     for key in ACTIONCLIP_KEYS:
         part, _, name = key.partition("/")
         wrong = found | {part: CHANGES[change](dict(found[part]), name)}
@@ -292,7 +296,7 @@ def test_keys_of_two_projects(tmp_path: Path) -> None:
         ({"layout": "clip4clips"}, r"layout is 'clip4clips'; did you mean 'clip4clip'"),
         ({"variant": "fix"}, r"variant is 'fix'; did you mean 'fixed'"),
         ({"activation": "gelu"}, r"was trained with quick_gelu, not with gelu"),
-        ({"layout": "actionclip"}, r"missing: model_state_dict\.|missing: visual\."),
+        ({"layout": "actionclip"}, r"no file of ActionCLIP: none of its keys starts with visual\."),
     ],
 )
 def test_what_is_stated_wrongly(tmp_path: Path, stated: dict, message: str) -> None:
@@ -307,6 +311,34 @@ def test_what_says_itself_what_it_is_needs_no_statement(tmp_path: Path) -> None:
     for stated in ({"layout": "clip4clip"}, {"variant": "fixed"}, {"head": "meanP"}):
         with pytest.raises(WeightsError, match=r"says itself what it holds.*leave \w+ out"):
             videoclip.load(tmp_path / "ours", **stated)
+
+
+def test_a_folder_of_a_training_says_which_files_it_holds(tmp_path: Path) -> None:
+    for number in (0, 1):
+        (tmp_path / f"pytorch_model.bin.{number}").touch()
+    message = r"give its path \(pytorch_model\.bin\.0, pytorch_model\.bin\.1\)"
+    with pytest.raises(WeightsError, match=message):
+        videoclip.load(tmp_path)
+
+
+def test_nothing_that_stands_beside_the_weights_is_executed(tmp_path: Path) -> None:
+    """Nor needed: numpy's numbers and a command line's options are no reason to refuse a file."""
+    mark = tmp_path / "mark"
+    found = ready(ActionCLIP("meanP", 4)).checkpoint()
+    found |= {"best": np.float64(78.4), "args": argparse.Namespace(lr=5e-6)}
+    path = saved(found, tmp_path / "model_best.pt")
+    written = convert(videoclip.load(path), tmp_path / "again.pt", "actionclip")
+    assert written.left_out == ("optimizer_state_dict", "best", "args")
+
+    class Payload:
+        def __reduce__(self) -> tuple:
+            return exec, (f"open({str(mark)!r}, 'w')",)
+
+    with path.open("wb") as file:
+        torch.save({**found, "optimizer_state_dict": {"state": Payload()}}, file)
+    with pytest.raises(WeightsError, match="it asks for 'exec'"):
+        videoclip.load(path)
+    assert not mark.exists()
 
 
 def test_a_missing_file_of_clip4clip_is_not_asked_for_on_the_hub() -> None:

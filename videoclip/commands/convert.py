@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 from torch import Tensor
 
-from videoclip.conversion import FOLDERS, Target, convert
+from videoclip.conversion import Target, Written, convert
 from videoclip.errors import WeightsError
 from videoclip.layers import Activation
 from videoclip.origin import Precision
@@ -43,6 +43,8 @@ class Options:
     """Whose file the source is, where its keys do not tell."""
     source_head: str | None = None
     """The head in it by its project's name, such as seqTransf, where its keys do not tell."""
+    source_frames: int | None = None
+    """The frames it was trained with, where its keys do not tell; they travel with the model."""
     activation: Activation | None = None
     """Of a bare state dict, which does not tell."""
 
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str]) -> None:
         layout=options.source_layout,
         variant=options.variant if is_file else None,
         head=options.source_head,
+        frames=options.source_frames,
     )
     layout = options.layout or (model.origin and model.origin.layout)
     if layout is None:
@@ -69,10 +72,19 @@ def main(arguments: Sequence[str]) -> None:
     written = convert(
         model, options.target, layout, variant=options.variant, precision=options.precision
     )
-    print(f"{options.target}: {TITLES.get(layout, layout)}'s layout")
-    if written is None:
-        assert layout in FOLDERS
-        return
+    print(f"{options.target}: in the layout of {TITLES.get(layout, layout)}")
+    if written is not None:
+        _tell(written)
+    said = ""
+    if options.variant and layout in PROJECTS:
+        said = f", variant={options.variant!r}"
+    if layout == "openai" and model.config.text.activation != "quick_gelu":
+        said = f", activation={model.config.text.activation!r}"
+    print(f"videoclip.load({str(options.target)!r}{said}) opens it")
+
+
+def _tell(written: Written) -> None:
+    """Prints what a file holds, and what it does not."""
     types = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in _tensors(written.found))
     print(", ".join(f"{count} tensors of {kind}" for kind, count in types.most_common()))
     if written.retyped:
@@ -80,11 +92,8 @@ def main(arguments: Sequence[str]) -> None:
         print(f"of another type than in the file they came from: {len(written.retyped)} ({some})")
     if written.left_out:
         print(f"left out, since it belongs to no model: {', '.join(written.left_out)}")
-    variant = f", variant={options.variant!r}" if options.variant and layout in PROJECTS else ""
-    activation = model.config.text.activation
-    if layout == "openai" and activation != "quick_gelu":
-        variant = f", activation={activation!r}"
-    print(f"videoclip.load({str(options.target)!r}{variant}) opens it")
+    if written.untold:
+        print(f"the layout has no place for: {', '.join(written.untold)}")
 
 
 def _tensors(found: Mapping[str, Any]) -> Iterator[Tensor]:
