@@ -20,6 +20,7 @@ NAMES = {
     "start": ("start", "start_time", "begin"),
     "end": ("end", "end_time"),
     "group": ("group",),
+    "source": ("source",),
 }
 """What a column may be called, by what it holds."""
 SPELLED = {
@@ -85,7 +86,7 @@ def read_captions(annotations: Annotations) -> list[Part]:
         old = clips.setdefault(entry.video_id, entry)
         if old is entry:
             continue
-        for name in ("files", "label", "split", "start", "end", "group"):
+        for name in ("files", "label", "split", "start", "end", "group", "source"):
             if getattr(old, name) != getattr(entry, name):
                 raise fault(
                     path, row.number,
@@ -140,7 +141,7 @@ def _row(path: Path, line: int, value: dict[str, str]) -> Entry:
         value.get("label") or None,
         start,
         end,
-        source=name if is_part else None,
+        source=value.get("source") or (name if is_part else None),
         group=value.get("group") or None,
     )
 
@@ -179,7 +180,7 @@ DATA_SETS = (
         name="table",
         title="your own videos and a table of paths with captions or labels",
         files="--annotations TABLE.csv with the columns path and caption or label; also split, "
-        "video_id, start, end (seconds), group",
+        "video_id, start, end (seconds), group, source",
         read=read_captions,
         **OWN,
     ),

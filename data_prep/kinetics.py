@@ -30,6 +30,8 @@ def read(annotations: Annotations, classes: int) -> list[Part]:
         "test": (*TEST, f"kinetics{classes}_val_list_videos.txt"),
     }
     found = annotations.splits(files)
+    if (annotations.folder / "test.csv").is_file():
+        annotations.note("test.csv is not read: what is published is measured on validation clips")
     labels = annotations.label_file(
         f"kinetics_{classes}_labels.csv", f"label_map_k{classes}.txt", "labels.csv"
     )
@@ -51,12 +53,12 @@ def read(annotations: Annotations, classes: int) -> list[Part]:
 
 
 def _table(path: Path, split: str, names: tuple[str, ...] | None) -> list[Entry]:
-    entries = []
+    entries, known = [], set(names or ())
     for row in read_table(path, COLUMNS):
         label, video, *times = row.cells
         if not label:
             raise fault(path, row.number, f"{video} has no label")
-        if names is not None and label not in names:
+        if known and label not in known:
             raise fault(path, row.number, f"the label {label!r} is not in the file of class names")
         if len(video) != ID:
             raise fault(path, row.number, f"{video!r}; an id at YouTube has {ID} characters")

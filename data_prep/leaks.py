@@ -72,6 +72,8 @@ def same_bytes(videos: Sequence[Video]) -> list[list[Video]]:
 def same_pictures(videos: Sequence[Video]) -> tuple[list[tuple[Video, Video, float]], list[str]]:
     """Pairs from different splits whose pictures are the same, with their likeness (up to 1).
 
+    Where there are no splits, all pairs are compared.
+
     The second list says which videos could not be compared: unreadable, or without contrast. A
     fixed camera gives different clips like pictures, so a pair is a suspicion to be looked at.
     """
@@ -92,6 +94,8 @@ def same_pictures(videos: Sequence[Video]) -> tuple[list[tuple[Video, Video, flo
     for number, first in enumerate(splits):
         for second in splits[number + 1 :]:
             pairs += list(_alike(usable, signatures, first, second))
+    if splits == [""]:  # they will be dealt out to splits
+        pairs = list(_alike(usable, signatures, "", ""))
     return pairs, silent
 
 
@@ -176,8 +180,9 @@ def _alike(
         worst = np.where(shown > 0, products, 1.0).min(0)
         enough = shown.sum(0) > len(MOMENTS) // 2
         for row, column in np.argwhere((likeness >= SAME) & (worst >= LEAST) & enough):
-            score = float(likeness[row, column])
-            yield videos[chunk[row]], videos[right[column]], score
+            if first != second or chunk[row] < right[column]:
+                score = float(likeness[row, column])
+                yield videos[chunk[row]], videos[right[column]], score
 
 
 def _ends(path: Path, size: int) -> bytes:

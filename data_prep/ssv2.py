@@ -53,12 +53,12 @@ def read(annotations: Annotations) -> list[Part]:
 
 def _official(path: Path, split: str, names: tuple[str, ...] | None) -> list[Entry]:
     file = JsonFile(path)
-    entries = []
+    entries, known = [], set(names or ())
     for item in file.items():
         clip, caption = file.text_of(item, "id"), file.text_of(item, "label")
         template = file.text_of(item, "template")
         action = template.replace("[", "").replace("]", "")
-        if names is not None and action not in names:
+        if known and action not in known:
             raise file.fault(item.offset, f"the class {action!r} is not in the file of class names")
         entries.append(Entry(clip, (clip,), split, (caption,), label=action))
     return entries

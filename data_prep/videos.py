@@ -3,9 +3,11 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+
+from tqdm import tqdm
 
 from data_prep.entries import Entry
 
@@ -31,7 +33,7 @@ class Found(NamedTuple):
     """Entries with several files, and which was taken."""
 
 
-def find_videos(folder: Path, entries: Iterable[Entry]) -> Found:
+def find_videos(folder: Path, entries: Sequence[Entry]) -> Found:
     """The file of every entry: the exact name, else the same name with another ending.
 
     A name may lie in any subfolder; where the annotations name the subfolder, that one is taken
@@ -50,7 +52,7 @@ def find_videos(folder: Path, entries: Iterable[Entry]) -> Found:
             by_time[bare].append(path)
     found = Found([], [], [], [])
     taken: set[PurePosixPath] = set()
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(tqdm(entries, "finding videos", unit="clip", delay=2)):
         names = [_relative(name, folder) for name in entry.files]
         candidates = _candidates(names, exact, by_name, by_stem, by_time)
         if not candidates:
@@ -124,7 +126,10 @@ def _candidates(
     for name in names:
         bare = name.rsplit("/", 1)[-1]
         parent = name.rsplit("/", 2)[-2] if "/" in name else None
-        for index, key in ((by_name, bare), (by_stem, stem_of(bare)), (by_time, stem_of(bare))):
+        # Also NAME.avi.mp4, where a tool has put its ending behind the one that was there.
+        for index, key in (
+            (by_name, bare), (by_stem, bare), (by_stem, stem_of(bare)), (by_time, stem_of(bare)),
+        ):  # fmt: skip
             if found := index.get(key):
                 near = [path for path in found if path.parent.name == parent]
                 return near or found

@@ -37,7 +37,7 @@ LAYERS = [
     ["zero_shot"],
     ["probe"],
     ["optim"],
-    ["contrast", "grad_cache", "engine", "train", "evaluate", "recognition"],
+    ["contrast", "grad_cache", "engine", "deepspeed_engine", "train", "evaluate", "recognition"],
     ["predict"],
     ["rescoring", "opt_ins"],
     ["material", "measure"],

@@ -133,6 +133,7 @@ def test_a_page_in_place_of_a_download_is_quoted(tmp_path: Path) -> None:
         ("fast.mp4", 0.5, {"truncated"}),
         ("fast.mp4", 0.97, {"truncated"}),
         ("mpeg4.avi", 0.5, {"truncated"}),
+        ("mpeg4.avi", 0.995, {"truncated"}),  # the index, which is not needed
         ("hevc.mkv", 0.5, {"truncated"}),
         ("vp9.webm", 0.5, {"truncated"}),
         ("fast.mp4", 0.001, {"truncated", "not video", "decode error"}),
@@ -148,9 +149,18 @@ def test_the_beginning_of_a_file_is_truncated(
     assert kind_of(path, full=True) in kinds
 
 
+def test_without_a_duration_everything_is_decoded(tmp_path: Path) -> None:
+    live = {"live": "1"}
+    path = write_video(tmp_path / "a.mkv", noisy(100), container_options=live)
+    found = probe(path, LIMITS)
+    assert (found["kind"], found["seconds"], found["decoded"]) == ("ok", None, 100)
+    spoil(path, 0.6, 2000)  # behind the head
+    assert kind_of(path) == "decode error"
+
+
 def test_damage_in_the_middle_is_found_in_full(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", noisy(200), container_options=FAST_START)
-    spoil(path, 0.3, 4000)
+    spoil(path, 0.3)
     assert kind_of(path, full=True) == "decode error"
 
 
@@ -224,7 +234,7 @@ def test_the_real_odd_files(shared: Path) -> None:
 
 
 WORKER = """
-    import os, signal, time
+    import mmap, os, signal, time
     from videoclip import gate
 
     video = gate._video
@@ -238,8 +248,15 @@ WORKER = """
             os.kill(os.getpid(), signal.SIGSEGV)
         if name.startswith("abort"):
             os.abort()
+        marker = path.with_suffix(".seen")
+        if name.startswith(("killed", "stopped")) and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL if name[0] == "k" else signal.SIGSTOP)
         if name.startswith("memory"):
-            bytearray(1 << 45)
+            try:
+                mmap.mmap(-1, 2 * limits.memory)
+            except OSError as error:
+                raise MemoryError from error
         if name.startswith("print"):
             os.write(1, b"the decoder says hello\\n")
         return video(path, limits, found)
@@ -253,7 +270,7 @@ def test_hanging_and_crashing_decoders_cost_one_file_each(tmp_path: Path) -> Non
     program = tmp_path / "worker.py"
     program.write_text(textwrap.dedent(WORKER))
     video = write_video(tmp_path / "good.mp4", pattern(5))
-    kinds = ["hang", "crash", "abort", "memory", "print", *["good"] * 15]
+    kinds = ["hang", "crash", "abort", "memory", "print", "killed", "stopped", *["good"] * 13]
     names = [f"{kinds[number % 20]}{number}.mp4" for number in range(40)]
     for name in names:
         shutil.copyfile(video, tmp_path / name)
@@ -269,7 +286,7 @@ def test_hanging_and_crashing_decoders_cost_one_file_each(tmp_path: Path) -> Non
         found.setdefault(kind, set()).add(row.found["status"])
     assert found == {
         "hang": {"timeout"}, "crash": {"crash"}, "abort": {"crash"}, "memory": {"too large"},
-        "print": {"ok"}, "good": {"ok"},
+        "print": {"ok"}, "killed": {"ok"}, "stopped": {"ok"}, "good": {"ok"},
     }  # fmt: skip
     counts = summary(rows)
     assert (counts["ok"], counts["bad"], counts["files"]) == (32, 8, 40)
@@ -344,6 +361,18 @@ def test_a_stopped_run_goes_on_and_a_changed_file_is_done_again(tmp_path: Path) 
     with pytest.raises(VideoclipError, match="does not start"):
         check(clips_of(paths), LIMITS._replace(full=True), workers=1, journal=journal,
               program=nothing)  # fmt: skip
+
+
+def test_what_crashed_is_tried_again(tmp_path: Path) -> None:
+    program = tmp_path / "worker.py"
+    program.write_text(textwrap.dedent(WORKER))
+    clips = clips_of([write_video(tmp_path / "crash.mp4", pattern(3))])
+    journal = tmp_path / "journal.jsonl"
+    hostile = (sys.executable, "-P", str(program))
+    [row] = check(clips, LIMITS, workers=1, journal=journal, program=hostile)
+    assert row.found["status"] == "crash"
+    [row] = check(clips, LIMITS, workers=1, journal=journal)
+    assert row.ok
 
 
 def test_the_command_on_a_manifest(tmp_path: Path, capsys) -> None:

@@ -27,8 +27,10 @@ from videoclip.manifest import CHECKED, Clip
 
 PROGRAM = (sys.executable, "-P", "-m", "videoclip.gate")
 """-P: what lies in the current folder is not imported."""
-START = 120.0
-"""Seconds that a new process may take until it is ready."""
+START, STARTS = 60.0, 3
+"""Seconds that a new process may take until it is ready, and how often it is tried."""
+TRIES = {"timeout": 2, "crash": 4}
+"""How often a file is tried whose process may have been stopped or ended by somebody else."""
 GLANCE = 0.2
 """Seconds after which it is looked whether the run was stopped."""
 
@@ -75,6 +77,9 @@ def check(
                 except IndexError:
                     return
                 answer = prober.ask(path)
+                tries = 1
+                while answer and tries < TRIES.get(answer["status"], 1):
+                    answer, tries = prober.ask(path), tries + 1
                 if answer is None:
                     return
                 with lock:
@@ -159,7 +164,10 @@ class _Prober:
             return None
         if line is None:
             self._end()
-            return {"status": "timeout", "detail": f"not done after {self.limits.timeout:g} s"}
+            return {
+                "status": "timeout",
+                "detail": f"not done after {self.limits.timeout:g} s",
+            }
         code = process.wait()
         self._end()
         return {"status": "crash", "detail": f"the decoder ended {_ending(code)}"}
@@ -167,22 +175,23 @@ class _Prober:
     def _start(self) -> subprocess.Popen[bytes]:
         arguments = [*self.program, json.dumps(self.limits._asdict())]
         search = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-        self.process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search))},
-        )
-        self.rest = b""
-        if not self._line(START) and not self.stop.is_set():
-            self._end()
-            raise VideoclipError(
-                "the process that opens the files does not start; give it more memory "
-                f"(--memory, now {self.limits.memory:,} bytes), or look what this says: "
-                f"{' '.join(arguments[:-1])} '{arguments[-1]}'"
+        for _ in range(STARTS):
+            self.rest = b""
+            self.process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search))},
             )
-        return self.process
+            if self._line(START) or self.stop.is_set():
+                return self.process
+            self._end()
+        raise VideoclipError(
+            "the process that opens the files does not start; give it more memory "
+            f"(--memory, now {self.limits.memory:,} bytes), or look what this says: "
+            f"{' '.join(arguments[:-1])} '{arguments[-1]}'"
+        )
 
     def _line(self, seconds: float) -> bytes | None:
         """The next line; None where none came in time, b"" where the process has ended."""
@@ -250,7 +259,7 @@ def _known(journal: Path, limits: Limits) -> dict[str, dict[str, Any]]:
                 key, answer = json.loads(line)
             except ValueError:
                 continue
-            if answer["status"] not in ("timeout", "crash", "missing"):
+            if answer["status"] not in TRIES:
                 found[key] = answer
     return found
 

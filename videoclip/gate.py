@@ -124,10 +124,16 @@ def _video(path: Path, limits: Limits, found: dict[str, Any]) -> None:
             raise _without_pictures(path, container)
         _describe(container, stream, found)
         _gate(stream, limits, found)
-        times = _time_stamps(path, container, stream, limits)
+        times, last = _time_stamps(path, container, stream, limits), None
         found["frames"] = len(times) if len(times) < _most(limits) else None
-        found["variable_rate"] = _is_uneven(times)
+        found["variable_rate"] = False
+        if times and None not in times:
+            shown = sorted(times)
+            found["variable_rate"] = _is_uneven(shown)
+            if found["frames"]:
+                last = float((shown[-1] - (stream.start_time or 0)) * stream.time_base)
         _decode(path, container, stream, limits, found)
+        _check_end(path, last, found)
 
 
 def _without_pictures(path: Path, container: av.container.InputContainer) -> RefusalError:
@@ -199,16 +205,16 @@ def _most(limits: Limits) -> int:
 
 def _time_stamps(
     path: Path, container: av.container.InputContainer, stream: av.VideoStream, limits: Limits
-) -> list[int]:
-    """When frames are shown, in the stream's units, in order; without decoding anything."""
-    times, corrupt = [], 0
+) -> list[int | None]:
+    """When frames are shown, in the stream's units, where it says so; nothing is decoded."""
+    times: list[int | None] = []
+    corrupt = 0
     try:
         for packet in container.demux(stream):
             if not packet.size:
                 continue
             corrupt += packet.is_corrupt
-            stamp = packet.pts if packet.pts is not None else packet.dts
-            times.append(len(times) if stamp is None else stamp)
+            times.append(packet.pts if packet.pts is not None else packet.dts)
             if len(times) > limits.frames:
                 raise RefusalError("too long", f"it has more than {limits.frames:,} frames")
             if len(times) >= _most(limits):
@@ -218,7 +224,7 @@ def _time_stamps(
         raise damage(path, f"its packets cannot be read ({reason(error)})") from error
     if corrupt:
         raise damage(path, f"{corrupt} of {len(times)} packets are incomplete")
-    return sorted(times)
+    return times
 
 
 def _is_uneven(times: list[int]) -> bool:
@@ -284,7 +290,11 @@ def _middle_and_tail(
     limits: Limits,
     found: dict[str, Any],
 ) -> None:
-    if seconds := found["seconds"]:
+    seconds = found["seconds"]
+    if not seconds:  # nobody knows where the middle is
+        container.seek(0)
+        _straight_through(path, container, stream, limits, found)
+    else:
         begin = float((stream.start_time or 0) * stream.time_base)
         _decode_at(container, stream, begin + seconds / 2, limits, found)
         last = _decode_at(container, stream, begin + seconds, limits, found)

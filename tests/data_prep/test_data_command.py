@@ -94,6 +94,7 @@ def test_real_msvd_clips_are_found(shared: Path, tmp_path: Path) -> None:
     there = {clip.path.name for clip in clips if clip.path.is_file()}
     assert there == {p.name for p in videos.iterdir() if p.stem in {c.video_id for c in clips}}
     assert len(there) == 4
+    assert {clip.video_id.rsplit("_", 2)[0] == clip.source for clip in clips} == {True}
     test = [clip for clip in clips if clip.split == "test"]
     assert PROTOCOLS["msvd"].check(test).startswith("msvd: 670 videos, 27,763 captions")
     report = json.loads((tmp_path / "msvd.report.json").read_text())

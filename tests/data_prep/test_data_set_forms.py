@@ -169,6 +169,7 @@ def test_kinetics_official_tables(tmp_path: Path) -> None:
     write(
         tmp_path,
         train__csv=header + '"tai chi",aaaaaaaaaaa,5,15,train\n',
+        test__csv=header,
         validate__csv=header + "yoga,bbbbbbbbbbb,1,11,val\nyoga,aaaaaaaaaaa,20,30,val\n",
     )
     annotations = Annotations(tmp_path)
@@ -180,6 +181,9 @@ def test_kinetics_official_tables(tmp_path: Path) -> None:
     ]
     [leak] = part.report["leaks"]["sources"]
     assert leak.startswith("aaaaaaaaaaa: train")
+    assert part.report["notes"] == [
+        "test.csv is not read: what is published is measured on validation clips"
+    ]
     with pytest.raises(AnnotationError, match="2 classes, published are 700"):
         prepare(DATA_SETS["kinetics700"], annotations, None, Path("v"))
     write(tmp_path, train__csv=header + "yoga,short,1,11,val\n")

@@ -47,6 +47,21 @@ def test_re_encoded_copies_are_found_and_others_are_not(kind: str, tmp_path: Pat
     assert [{first.video_id, second.video_id} for first, second, _ in pairs] == [{"2", "copy"}]
     assert pairs[0][2] > 0.985
     assert silent == []
+    unsplit = [video._replace(split=None) for video in [*videos, Video("copy", None, copy)]]
+    pairs, _ = same_pictures(unsplit)
+    assert [(first.video_id, second.video_id) for first, second, _ in pairs] == [("2", "copy")]
+
+
+def test_alike_is_not_the_same(tmp_path: Path) -> None:
+    """One camera: four fifths of every picture are equal."""
+    other = (scene(0) * 0.8 + scene(1) * 0.2).astype(np.uint8)
+    videos = [
+        Video("a", "train", write_video(tmp_path / "a.mp4", scene(0))),
+        Video("b", "test", write_video(tmp_path / "b.mp4", other)),
+    ]
+    first, second = (signature_of(video.path) for video in videos)
+    assert 0.95 < (first * second).sum(1).mean() < 0.985
+    assert same_pictures(videos) == ([], [])
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def folder_of(tmp_path: Path, *names: str) -> Path:
         (("run/a",), "run/a.avi"),
         (("run/a", "a"), "elsewhere/a.avi"),
         (("a.mov",), "a.mp4"),
+        (("a.mov",), "a.mov.mp4"),
         (("M_00.00.51.926-00.00.54.129",), "M_00.00.51.926-00.00.54.129.avi"),
         (("run/abcdefghijk_000010_000020", "abcdefghijk"), "abcdefghijk.mp4"),
         (("abcdefghijk.mp4",), "run/abcdefghijk_000010_000020.mp4"),

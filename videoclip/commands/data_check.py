@@ -64,8 +64,8 @@ class Options:
     """Look at all files of a folder, not only at those that are called like videos."""
     workers: int = max(1, (os.cpu_count() or 2) - 1)
     """Processes at once."""
-    timeout: float = DEFAULT.timeout
-    """Seconds for one file."""
+    timeout: float | None = None
+    """Seconds for one file. None: 60, or 600 with --full."""
     side: int = DEFAULT.side
     """Allowed pixels of a side."""
     pixels: int = DEFAULT.pixels
@@ -83,6 +83,8 @@ def main(arguments: Sequence[str]) -> None:
     options = tyro.cli(
         Options, args=arguments, prog="videoclip data check", description=Options.__doc__
     )
+    if options.timeout is None:
+        options = dataclasses.replace(options, timeout=600.0 if options.full else DEFAULT.timeout)
     for name in ("workers", "timeout", "side", "pixels", "seconds", "frames", "memory"):
         if getattr(options, name) <= 0:
             raise VideoclipError(f"--{name} is {getattr(options, name)}; give more than 0")

@@ -105,6 +105,7 @@ def _write(data_set: Dataset, prepared: Prepared, options: Options) -> None:
             start=entry.start,
             end=entry.end,
             group=entry.group,
+            source=entry.source,
         )
         for index, (entry, path) in enumerate(zip(prepared.entries, prepared.paths, strict=True))
         if not (options.exclude_missing and index in prepared.missing)
@@ -156,8 +157,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
             ", ".join(f"{one['video_id']} ({one['split']})" for one in group)
             for group in leaks["bytes"] or ()
         ],
-        "pairs with the same pictures in two splits": [
-            f"{first} ({split}) and {second} ({other}), {likeness}"
+        "pairs with the same pictures": [
+            f"{first} ({split or 'no split'}) and {second} ({other or 'no split'}), {likeness}"
             for first, split, second, other, likeness in leaks["pictures"] or ()
         ],
         "videos that could not be compared": leaks["not_compared"],
