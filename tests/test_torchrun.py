@@ -116,3 +116,11 @@ def test_a_dead_process_ends_the_others(pairs: Path, straight: Path, tmp_path: P
     said = finished(start(pairs, output, "--epochs", 12, processes=1))
     assert "going on after step" in said
     assert_near(output, straight)
+
+
+def test_an_error_is_told_once(pairs: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.csv"
+    run = start(missing, tmp_path / "run", "--epochs", 12)
+    said, _ = run.communicate()
+    assert run.returncode != 0
+    assert said.count("missing.csv does not exist; check --data.source") == 1

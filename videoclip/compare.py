@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from videoclip.cells import Cell, pretrained, remove_unfinished, run_cell
 from videoclip.config import ConfigError, to_json
-from videoclip.distributed import main_process, on_main
+from videoclip.distributed import on_main, world_size
 from videoclip.errors import VideoclipError
 from videoclip.experiment import Experiment, Row
 from videoclip.features import fingerprint
@@ -80,8 +80,9 @@ def compare(
             try:
                 cell = run_cell(name, row, seed, material, base, base_key, folder, whole=whole)
             except (VideoclipError, ValueError, RuntimeError) as error:
-                if main_process():
-                    tqdm.write(f"{name}, seed {seed}, failed: {error}")
+                if world_size() > 1:  # the others may be waiting for this one
+                    raise
+                tqdm.write(f"{name}, seed {seed}, failed: {error}")
                 unfinished.append({"name": name, "seed": seed, "reason": str(error)})
             else:
                 cells[name].append(cell)

@@ -14,7 +14,8 @@ ResNet that is trained normalizes the rows of one process.
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,9 @@ from videoclip.layers import Blocks
 from videoclip.losses import LOSSES
 from videoclip.model import VideoCLIP
 from videoclip.optim import autocast, freeze, locked_modules, trainers
-from videoclip.types import Batch, Frames
+from videoclip.types import Batch, Embedding, Frames
 
+T = TypeVar("T")
 NAMED = 10
 """How many samples an error message names."""
 
@@ -86,51 +88,76 @@ class Engine:
         Raises VideoclipError, before any weight is changed and in all processes alike, where loss
         or gradient is not finite; it names the step and the samples.
         """
-        batch, loss = own_texts(batch), LOSSES[self.optim.loss]
+        batch, kind = own_texts(batch), LOSSES[self.optim.loss]
         contrast = Contrast(
-            self.model, batch, loss, scores=self.optim.scores, autocast=self.autocast
+            self.model, batch, kind, scores=self.optim.scores, autocast=self.autocast
         )
         if not contrast.samples:
             return None
-        self.optimizer.zero_grad()
         with distributed.own_random_numbers(self.model.device):
             loss = self._backward(batch, contrast)
-        distributed.mean_gradients(self.model.parameters())
-        distributed.mean_statistics(self.model)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.max_norm or math.inf)
-        self._require_finite("gradient norm", norm.item(), batch)
         rate = self.optimizer.param_groups[0]["lr"]
-        self.optimizer.step()
+        norm = self._update(batch)
+        distributed.mean_statistics(self.model)
         self.schedule.step()
-        if self.optim.loss == "clip":
-            self.model.clip.clamp_logit_scale()
-        scale = self.model.clip.logit_scale.exp().item()
-        return Step(loss, norm.item(), rate, scale, contrast.samples)
+        return Step(loss, norm, rate, math.exp(self._clamped()), contrast.samples)
 
     def autocast(self) -> torch.autocast:
         """The context in which embeddings and scores are computed."""
         return autocast(self.model.device, self.optim.precision)
 
     def _backward(self, batch: Batch, contrast: Contrast) -> float:
-        device, size = self.model.device, self.optim.chunk_size
-        frames, ids = _present(batch)
-        frames = Frames(*(part.to(device, non_blocking=True) for part in frames))
-        ids = ids.to(device)
-        # One process must not go another way than the others: they would wait for each other.
-        if size is not None and distributed.agree(size < max(len(ids), len(frames.mask))):
-            value = grad_cache.backward(
-                self.model, frames, ids, contrast, chunk_size=size, autocast=self.autocast
-            )
+        """Gives the weights the gradients of this process and returns the loss of all."""
+        loss = math.nan
+
+        def checked(text: Embedding, video: Embedding) -> Tensor:
+            nonlocal loss
+            value = contrast(text, video)
             loss = distributed.mean(value.item())
             self._require_finite("loss", loss, batch)
-            return loss
-        with self.autocast():
-            text, video = self.model.embed_text(ids), self.model.embed_video(frames)
-        value = contrast(text, video)
-        loss = distributed.mean(value.item())
-        self._require_finite("loss", loss, batch)
-        value.backward()
+            return value
+
+        def whole() -> Tensor:
+            with self.autocast():
+                text, video = self.model.embed_text(ids), self.model.embed_video(frames)
+            return checked(text, video)
+
+        self._clear()
+        size = self.optim.chunk_size or max(1, contrast.samples, len(contrast.matches))
+        frames, ids = _in_chunks(batch, size)
+        device = self.model.device
+        frames = Frames(*(part.to(device, non_blocking=True) for part in frames))
+        ids = ids.to(device)
+        # No process goes another way than the others: they would wait for each other.
+        if distributed.agree(size < max(len(ids), len(frames.mask))):
+            grad_cache.backward(
+                self.model, frames, ids, checked,
+                chunk_size=size, autocast=self.autocast, descend=self._descend, inside=self._inside,
+            )  # fmt: skip
+        else:
+            self._descend(whole)
         return loss
+
+    def _clear(self) -> None:
+        """Takes the gradients of the step before away."""
+        self.optimizer.zero_grad()
+
+    def _descend(self, make: Callable[[], Tensor]) -> Tensor:
+        """Computes a number and takes it back to the weights."""
+        return grad_cache.take_back(make)
+
+    def _inside(self, make: Callable[[], T]) -> T:
+        """Computes something of the weights that is not taken back to them."""
+        return make()
+
+    def _update(self, batch: Batch) -> float:
+        """Changes the weights by the mean of all processes' gradients; the norm that it had."""
+        distributed.mean_gradients(self.model.parameters())
+        largest = self.optim.max_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), largest).item()
+        self._require_finite("gradient norm", norm, batch)
+        self.optimizer.step()
+        return norm
 
     def _require_finite(self, what: str, value: float, batch: Batch) -> None:
         if not math.isfinite(value):
@@ -141,14 +168,27 @@ class Engine:
                 f"{', '.join(names[:NAMED])}{more}; lower the learning rates"
             )
 
+    def _clamped(self) -> float:
+        """The logarithm of the temperature, after it was bounded where the loss asks for that."""
+        if self.optim.loss == "clip":
+            self.model.clip.clamp_logit_scale()
+        return self.model.clip.logit_scale.item()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state of the model as `VideoCLIP.load_state_dict` takes it, in every process."""
+        return self.model.state_dict()
+
+    def trained(self) -> VideoCLIP:
+        """The model as it stands, for whoever looks at it between two steps."""
+        return self.model
+
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, besides its batch."""
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "random": random_state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -156,18 +196,32 @@ class Engine:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        torch.set_rng_state(state["random"]["cpu"])
-        if torch.cuda.is_available() and state["random"]["cuda"]:
-            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        set_random_state(state["random"])
 
 
-def _present(batch: Batch) -> tuple[Frames, Tensor]:
-    """Frames and ids; a blank one of each instead of none, which a process without samples embeds.
+def random_state() -> dict[str, Any]:
+    """The state of torch's generators of random numbers."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
-    So its weights get gradients as the others' do; `Contrast` cuts the blank rows off.
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Goes back to what `random_state` gave."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _in_chunks(batch: Batch, size: int) -> tuple[Frames, Tensor]:
+    """Frames and ids, of each at least one and as many chunks as the other processes have.
+
+    What is missing is filled up with blank rows, so that all processes do the same and the weights
+    of all get gradients; `Contrast` cuts what comes of them off.
     """
+
+    def filled(x: Tensor, value: int = 0) -> Tensor:
+        missing = (distributed.largest(-(-len(x) // size)) - 1) * size + 1 - len(x)
+        return torch.cat([x, x.new_full((missing, *x.shape[1:]), value)]) if missing > 0 else x
+
     pixels, mask = batch.frames
-    if not len(pixels):
-        pixels, mask = pixels.new_zeros(1, *pixels.shape[1:]), mask.new_ones(1, *mask.shape[1:])
-    ids = batch.ids if len(batch.ids) else batch.ids.new_zeros(1, batch.ids.shape[1])
-    return Frames(pixels, mask), ids
+    return Frames(filled(pixels), filled(mask, True)), filled(batch.ids)

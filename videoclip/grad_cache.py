@@ -9,7 +9,9 @@ Temperature, bias and scorer take part in the middle only, so their gradients ar
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple
+from functools import partial
+from itertools import chain
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from videoclip.model import VideoCLIP
 from videoclip.types import Embedding, Frames, joined
+
+T = TypeVar("T")
 
 
 class Chunk(NamedTuple):
@@ -29,6 +33,14 @@ class Chunk(NamedTuple):
     """What came out, cut from its graph; its tensors collect the gradients."""
 
 
+def take_back(make: Callable[[], Tensor]) -> Tensor:
+    """Computes a number and takes it backward, where anything that it was made of is trained."""
+    value = make()
+    if value.requires_grad:
+        value.backward()
+    return value
+
+
 def backward(
     model: VideoCLIP,
     frames: Frames,
@@ -37,11 +49,15 @@ def backward(
     *,
     chunk_size: int,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
+    descend: Callable[[Callable[[], Tensor]], Tensor] = take_back,
+    inside: Callable[[Callable[[], T]], T] = lambda make: make(),
 ) -> Tensor:
     """Adds to the model's gradients those of the loss of a batch, and returns the loss.
 
     The loss is a function of the embeddings of all ids and all frames, such as `Contrast`; of each
-    side `chunk_size` are embedded at once, in an `autocast` context of each phase.
+    side `chunk_size` are embedded at once, in an `autocast` context of each phase. `descend` is
+    what takes a number back to the weights, once for the loss and once for every chunk; `inside`
+    is where the weights can be used without that.
 
     Batch normalization is the exception to "every gradient of the whole batch": in training it
     normalizes within a chunk, so a ResNet in chunks is not the ResNet of the whole batch. Its
@@ -54,21 +70,21 @@ def backward(
     ]
     # A context for each phase: autocast keeps casts of the weights, here without their gradients.
     with autocast(), torch.no_grad(), _unchanged_averages(model):
-        chunks = [[_embed(embed, part, ids.device) for part in parts] for embed, parts in sides]
+        chunks = inside(
+            lambda: [[_embed(embed, part, ids.device) for part in parts] for embed, parts in sides]
+        )
+    for chunk in chain.from_iterable(chunks):
+        chunk.cached.vector.requires_grad_()
+        chunk.cached.tokens.requires_grad_()
     text, video = (joined([chunk.cached for chunk in side]) for side in chunks)
-    value = loss(text, video)
-    value.backward()
+    value = descend(lambda: loss(text, video))
 
     with torch.random.fork_rng([ids.device] if ids.device.type == "cuda" else []):
         for (embed, _), side in zip(sides, chunks, strict=True):
             for chunk in side:
                 _replay(chunk.random, ids.device)
-                with autocast():
-                    again = embed(chunk.part)
-                pull = _pull(again, chunk.cached)
-                if pull is None:
+                if not descend(partial(_pull, embed, chunk, autocast)).requires_grad:
                     break  # a locked tower: no chunk of this side has gradients to take back
-                pull.backward()
     return value.detach()
 
 
@@ -79,8 +95,7 @@ def _embed(
     if device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(device)
     vector, tokens, mask = embed(part)
-    cached = Embedding(vector.detach().requires_grad_(), tokens.detach().requires_grad_(), mask)
-    return Chunk(part, random, cached)
+    return Chunk(part, random, Embedding(vector.detach(), tokens.detach(), mask))
 
 
 def _replay(random: dict[str, Tensor], device: torch.device) -> None:
@@ -89,16 +104,21 @@ def _replay(random: dict[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(random["cuda"], device)
 
 
-def _pull(again: Embedding, cached: Embedding) -> Tensor | None:
-    """A number whose gradient by the new embedding is the one that the cached one collected.
+def _pull(
+    embed: Callable[[Tensor | Frames], Embedding],
+    chunk: Chunk,
+    autocast: Callable[[], AbstractContextManager],
+) -> Tensor:
+    """A number whose gradient by the chunk's embedding is the one that the first one collected.
 
-    A number, because that is what every engine can take backward. None where nothing is trained.
+    A number, because that is what every engine can take backward; the gradient of an embedding that
+    the loss did not read is zero.
     """
-    pairs = zip(again[:2], cached[:2], strict=True)
-    terms = [
-        (new * old.grad).sum() for new, old in pairs if new.requires_grad and old.grad is not None
-    ]
-    return sum(terms[1:], terms[0]) if terms else None
+    with autocast():
+        again = embed(chunk.part)
+    pairs = [(n, o) for n, o in zip(again[:2], chunk.cached[:2], strict=True) if o.grad is not None]
+    terms = [(new * old.grad).sum() for new, old in pairs]
+    return sum(terms[1:], terms[0])
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def pretrain(
     """
     if not settings.optim.epochs or settings.data.source is None:
         raise VideoclipError("there is nothing to train on: give --data and at least one epoch")
-    pairs = open_pairs(settings.data.source)
+    pairs = on_main(open_pairs, settings.data.source)
     model = start(settings, checkpoint).to(device())
     optim = settings.optim
     settings = replace(settings, model=model.config)
