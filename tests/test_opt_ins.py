@@ -175,6 +175,14 @@ def test_re_ranking_a_few_takes_their_exact_scores(split) -> None:
     ranks = text_to_video_ranks(wanted, everything.video_of_caption)
     assert result.found.ranks["text_to_video"].rank.tolist() == ranks.rank.tolist()
     assert ranks.missing.sum() == 2
+    # A video chooses among the texts that differ, whatever texts choose.
+    place = everything.text_of_caption
+    first = np.unique(place, return_index=True)[1]
+    loose, exact = loose[first].T, exact[first].T
+    chosen = loose >= np.sort(loose, axis=1)[:, [-2]]
+    wanted[:, everything.columns] = rerank(loose, np.where(chosen, exact, np.nan), chosen).T[place]
+    back = video_to_text_ranks(wanted, everything.video_of_caption)
+    assert result.found.ranks["video_to_text"].rank.tolist() == back.rank.tolist()
     texts, videos = len(everything.text.vector), 7
     assert f"of {texts * videos:,} pairs" in result.label
 

@@ -117,3 +117,19 @@ def test_long_texts_get_more_words_and_frames() -> None:
     for protocol in PROTOCOLS.values():
         sizes = (64, 64) if protocol.texts == "paragraph" else (12, 32)
         assert (protocol.frames, protocol.words) == sizes
+
+
+def test_the_page_shows_these_protocols() -> None:
+    page = Path(__file__).resolve().parents[1] / "docs/protocols.md"
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text().splitlines()
+    ]
+    shown = {row[0]: row[1:] for row in rows if len(row) == 7 and row[0] in PROTOCOLS}
+    assert list(shown) == list(PROTOCOLS)
+    texts = {"one": "one a video", "several": "several a video"}
+    for name, protocol in PROTOCOLS.items():
+        numbers = (protocol.videos, protocol.captions, protocol.training)
+        videos, captions, training = (f"{n:,}" if n else "" for n in numbers)
+        rule = texts.get(protocol.texts, "one paragraph a video")
+        sizes = [str(protocol.frames), str(protocol.words)]
+        assert shown[name] == [videos, captions or "not checked", rule, training, *sizes]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import processes
 import pytest
+import torch
 from models import build
 
 from videoclip import protocols
@@ -112,6 +113,9 @@ def test_order_and_words_are_those_that_were_asked_for(folder: Path, words: str)
     assert run("--frames", "4", "--frame-order", "reversed", words, "5") == 0
     found = record()
     assert found["words"] == 5
+    assert found["notes"] == [
+        "6 of 8 captions are longer than 5 tokens, start and end included, and lose their end."
+    ]
     assert found["metrics"] == direct(folder, order="reversed", words=5)
     assert found["metrics"] != direct(folder, order="reversed")
     table = pd.read_parquet("out/ranks.parquet")
@@ -130,6 +134,7 @@ def test_a_protocol_is_checked_and_brings_its_recipe(folder: Path, capsys) -> No
     assert list(found["counted_as_in_clip4clip"]) == ["video_to_text"]  # several captions a video
     assert found["notes"] == []
     assert run("--protocol", "tiny", "--frames", "2", "--sampling", "segments", "--words", "7") == 0
+    assert record()["notes"] == []  # the longest captions have just 7
     assert "2 frames by segments, 7 words" in capsys.readouterr().out
     assert run("--protocol", "tiny", "--exclude-missing") == 0
     assert "tiny: N = 5 videos of 6 (1 excluded" in capsys.readouterr().out
@@ -184,6 +189,19 @@ def test_a_re_ranking_is_labelled_and_stands_beside_the_loose_score(capsys) -> N
     assert found["metrics"] != whole
     assert run("--frames", "4", "--rerank", "8", model="tight") == 0
     assert record()["metrics"] == whole
+
+
+def test_a_model_without_numbers_is_said(folder: Path, capsys) -> None:
+    model = build(text=TEXT)
+    with torch.no_grad():
+        model.clip.text_projection.fill_(torch.nan)
+    model.save_pretrained(folder / "broken")
+    assert run("--frames", "4", model="broken") == 0
+    found = record()
+    assert found["metrics"]["text_to_video"]["R@10"] == 0
+    [note] = found["notes"]
+    assert note.startswith("7 of 8 captions count as misses although their video can be read")
+    assert note in capsys.readouterr().out
 
 
 def test_results_have_a_place_of_their_own(folder: Path) -> None:

@@ -50,7 +50,7 @@ def test_the_command_prints_a_table_of_what_it_writes(tmp_path: Path, capsys) ->
     found = json.loads((tmp_path / "bench.json").read_text())
     assert printed.splitlines()[0] == found["conditions"]
     assert "2 rounds" in found["conditions"]
-    assert [row["what"] for row in found["rows"]] == ["ranks", "tight fusion", "re-ranking"]
+    assert [row["what"] for row in found["rows"]] == ["ranks", "tight-fusion", "re-ranking"]
     assert [len(row["seconds"]) for row in found["rows"]] == [2, 4, 2]
     shown = iter(cells(printed)[2:])
     for row in found["rows"]:
@@ -77,8 +77,9 @@ def test_a_trained_model_shows_its_recalls(tmp_path: Path, capsys) -> None:
     for name in ("cosine", "tight"):
         build(text=text, scorer=name).save_pretrained(tmp_path / name)
     data = ["--data", str(tmp_path / "clips.jsonl")]
-    run("--model", str(tmp_path / "tight"), *data)
+    run("--model", str(tmp_path / "tight"), *data, "--parts", "re-ranking")
     printed = capsys.readouterr().out
+    assert [cell[0] for cell in cells(printed)[2:]] == ["re-ranking"] * 2
     assert "5 texts and 5 clips; R@1 text to video / video to text: all pairs " in printed
     assert ", top 2 " in printed
     assert ", loose score alone " in printed
@@ -116,7 +117,7 @@ def test_nothing_is_timed_where_results_differ(monkeypatch) -> None:
     monkeypatch.setattr(bench, "padded_double_argsort", right)
     pairs = bench.by_pairs
     monkeypatch.setattr(bench, "by_pairs", lambda *given: pairs(*given) + 0.01)
-    with pytest.raises(SystemExit, match=r"tight fusion, .*: results are 1\.0e-02 apart"):
+    with pytest.raises(SystemExit, match=r"tight-fusion, .*: results are 1\.0e-02 apart"):
         run()
 
 

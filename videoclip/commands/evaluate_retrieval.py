@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -146,6 +146,7 @@ def main(arguments: Sequence[str]) -> None:
         model, clips, store, tokenizer, order=options.frame_order, batch_size=options.batch_size
     )
     results = _results(model, found, options, training, tokenizer)
+    notes += _cut(found.captions, tokenizer) + _without_scores(results[0], missing)
     if not main_process():
         return
     for old in output.glob("ranks*.parquet"):
@@ -256,6 +257,32 @@ def _results(
         else:
             results.append(query_bank_result(model, found, _captions(training), tokenizer))
     return results
+
+
+def _cut(captions: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+    """A sentence where captions are too long."""
+    words = tokenizer.context_length
+    cut = sum(len(tokenizer.encode(caption)) + 2 > words for caption in captions)
+    if not cut:
+        return []
+    return [
+        f"{cut:,} of {len(captions):,} captions are longer than {words} tokens, start and end "
+        "included, and lose their end."
+    ]
+
+
+def _without_scores(result: Result, unreadable: Container[str]) -> list[str]:
+    """A sentence where the model itself has no number for captions."""
+    found = result.found
+    owners = [found.clips[video].video_id for video in found.video_of_caption]
+    missing = found.ranks["text_to_video"].missing
+    lost = sum(m and name not in unreadable for m, name in zip(missing, owners, strict=True))
+    if not lost:
+        return []
+    return [
+        f"{lost:,} of {len(owners):,} captions count as misses although their video can be read: "
+        "the model's scores are no numbers (nan). Are its weights whole?"
+    ]
 
 
 def _counted_as_in_clip4clip(result: Result) -> dict[str, dict[str, float]]:
