@@ -25,6 +25,9 @@ from videoclip.evaluate import (
     rows_of,
     shared,
 )
+from videoclip.intervals import Interval, mean_interval
+from videoclip.manifest import sources
+from videoclip.metrics import hits_at_k
 from videoclip.model import VideoCLIP
 from videoclip.rescoring import BETA, dual_softmax, qb_norm, query_bank, rerank, top_candidates
 from videoclip.tokenizer import Tokenizer
@@ -49,6 +52,24 @@ class Result(NamedTuple):
     def metrics(self) -> dict[Direction, dict[str, float]]:
         """R@1, R@5, R@10, MdR and MnR per direction."""
         return {d: values for d, values in self.found.metrics().items() if d in self.directions}
+
+    @property
+    def intervals(self) -> dict[Direction, dict[str, Interval]]:
+        """The 95 % interval of every recall, drawn over what the clips were cut from."""
+        clips, drawn = self.found.clips, np.array(sources(self.found.clips))
+        owners = {
+            "text_to_video": self.found.video_of_caption,
+            "video_to_text": np.arange(len(clips)),
+        }
+        return {
+            direction: {
+                f"R@{k}": mean_interval(
+                    100 * hits_at_k(self.found.ranks[direction], k), drawn[owners[direction]]
+                )
+                for k in (1, 5, 10)
+            }
+            for direction in self.directions
+        }
 
 
 def dual_softmax_result(found: Embedded, plain: Evaluation) -> Result:
@@ -97,7 +118,9 @@ def query_bank_result(
         f"{bank.queries:,} training captions and all test videos"
     )
     again = evaluation(found, scores, scores)
-    return Result("qb-norm-uses-training-captions", label, again, ("text_to_video",))
+    return Result(
+        "qb-norm-uses-test-queries-and-training-captions", label, again, ("text_to_video",)
+    )
 
 
 def require_pair_scorer(model: VideoCLIP) -> None:

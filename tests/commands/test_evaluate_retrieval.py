@@ -16,6 +16,7 @@ from videoclip import protocols
 from videoclip.__main__ import main
 from videoclip.data import FrameStore
 from videoclip.evaluate import evaluate
+from videoclip.intervals import mean_interval
 from videoclip.manifest import Clip, read_manifest, write_manifest
 from videoclip.protocols import Protocol
 from videoclip.tokenizer import Tokenizer
@@ -96,6 +97,31 @@ def test_the_table_the_files_and_what_is_missing(folder: Path, capsys) -> None:
     assert missing["video_id"].tolist() == ["5"]
 
 
+def test_intervals_draw_what_the_clips_were_cut_from(folder: Path, capsys) -> None:
+    assert run("--frames", "4") == 0
+    by_clip = record()
+    ranks = pd.read_parquet("out/ranks.parquet").query("direction == 'text_to_video'")
+    own = mean_interval(100.0 * (ranks["rank"] <= 5), ranks["video"])
+    assert by_clip["intervals"]["text_to_video"]["R@5"] == pytest.approx([own.low, own.high])
+    assert own.low < own.high
+    whole = by_clip["intervals"]["text_to_video"]["R@1"]
+    assert f"{whole[0]:.1f} to {whole[1]:.1f}" in capsys.readouterr().out
+    films = [
+        c._replace(source=str(int(c.video_id) // 3)) for c in read_manifest(Path("clips.jsonl"))
+    ]
+    write_manifest(Path("films.jsonl"), films)
+    assert run("--frames", "4", data="films.jsonl") == 0
+    film = ranks["video_id"].astype(int) // 3
+    together = mean_interval(100.0 * (ranks["rank"] <= 5), film)
+    found = record()["intervals"]["text_to_video"]["R@5"]
+    assert found == pytest.approx([together.low, together.high])
+    assert found != pytest.approx([own.low, own.high])
+    one = [c._replace(source="one") for c in films]
+    write_manifest(Path("one.jsonl"), one)
+    assert run("--frames", "4", data="one.jsonl") == 0
+    assert record()["intervals"]["text_to_video"]["R@1"] is None
+
+
 def test_missing_videos_are_left_out_only_where_that_is_asked_for(folder: Path, capsys) -> None:
     assert run("--frames", "4", "--exclude-missing") == 0
     printed = capsys.readouterr().out
@@ -154,7 +180,7 @@ def test_a_split_that_is_not_the_protocols_is_refused_before_anything_is_read(ca
 def test_other_scores_are_labelled_in_the_table_and_in_the_record(capsys) -> None:
     assert run("--frames", "4", "--rescore", "dsl", "qb-norm", "dsl") == 0
     printed = capsys.readouterr().out
-    dsl, bank = "dsl-uses-test-queries", "qb-norm-uses-training-captions"
+    dsl, bank = "dsl-uses-test-queries", "qb-norm-uses-test-queries-and-training-captions"
     assert rows(printed) == [
         "text to video", "video to text", f"text to video, {dsl}", f"video to text, {dsl}",
         f"text to video, {bank}",

@@ -4,12 +4,14 @@ import csv
 import dataclasses
 import json
 from collections.abc import Container, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
 import tyro
 
+from videoclip.class_report import ends
 from videoclip.data import FrameStore
 from videoclip.distributed import device, main_process, on_main, start
 from videoclip.errors import VideoclipError
@@ -158,8 +160,12 @@ def main(arguments: Sequence[str]) -> None:
     _write_missing(output, missing, store.unreadable)
     record = {
         "metrics": results[0].metrics,
+        "intervals": _bounds(results[0]),
         "label": results[0].label,
-        "beside": {one.name: {"label": one.label, "metrics": one.metrics} for one in results[1:]},
+        "beside": {
+            one.name: {"label": one.label, "metrics": one.metrics, "intervals": _bounds(one)}
+            for one in results[1:]
+        },
         "counts": found.counts,
         "tie_rule": TIE_RULE,
         "tie_note": {d: tie_note(ranks) for d, ranks in results[0].found.ranks.items()},
@@ -300,6 +306,14 @@ def _counted_as_in_clip4clip(result: Result) -> dict[str, dict[str, float]]:
     }
 
 
+def _bounds(result: Result) -> dict[str, dict[str, tuple[float, float] | None]]:
+    """The intervals as JSON has them; None where a single video leaves one undefined."""
+    return {
+        direction: {k: None if isnan(i.low) else (i.low, i.high) for k, i in found.items()}
+        for direction, found in result.intervals.items()
+    }
+
+
 def _file(result: Result) -> str:
     """The file of a result's ranks."""
     return f"ranks-{result.name}.parquet" if result.name else "ranks.parquet"
@@ -336,11 +350,16 @@ def _print(
     results: Sequence[Result], record: dict[str, Any], output: Path, missing: dict[str, Clip]
 ) -> None:
     lines = {
-        f"{direction.replace('_', ' ')}{', ' if result.name else ''}{result.name}": values
+        f"{direction.replace('_', ' ')}{', ' if result.name else ''}{result.name}": {
+            "R@1": values["R@1"],
+            "95 % interval": ends(result.intervals[direction]["R@1"]),
+            **values,
+        }
         for result in results
         for direction, values in result.metrics.items()
     }
-    print(f"\n{pd.DataFrame(lines).T.to_markdown(floatfmt='.1f')}\n\n{record['evaluated']}")
+    table = pd.DataFrame(lines, dtype=object).T
+    print(f"\n{table.to_markdown(floatfmt='.1f')}\n\n{record['evaluated']}")
     for result in results:
         if result.label:
             print(f"{result.name}: {result.label}")
