@@ -442,3 +442,11 @@ def test_an_undecodable_name_stops_nothing(results: dict, tmp_path: Path) -> Non
     results["rows"][0]["gallery"]["right"][0]["truth"] = "clip\udce9"
     write_report(results, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == results
+
+
+def test_a_single_row_is_compared_with_nothing(results: dict) -> None:
+    del results["rows"][1:]
+    text = markdown(results)
+    assert "minus" not in text
+    assert "difference" not in text
+    assert "31.0 ± 1.2 [26, 36]" in text

@@ -62,7 +62,8 @@ def report_tables(results: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
         for row in rows:
             found, difference = row[direction], row["difference"] or {}
             line = {"module": _plain(row["name"]), main: _with_interval(found[main], row)}
-            line[minus] = _difference(difference.get(direction, {}).get(main), results)
+            if len(rows) > 1:
+                line[minus] = _difference(difference.get(direction, {}).get(main), results)
             line |= {name: _mean(value, row) for name, value in found.items() if name != main}
             if any(row["published"] for row in rows) and direction == measure["direction"]:
                 line["published"] = _plain(row["published"] or "")
@@ -140,6 +141,8 @@ def table_note(results: Mapping[str, Any]) -> str:
     cell = "mean over seeds ± standard deviation over seeds" if several else "one seed"
     unit = "R@K" if results["measure"]["positions"] else "All"
     note = f"Cells: {cell}; in brackets the 95 % interval over test videos. {unit} in percent."
+    if len(results["rows"]) == 1:
+        return note
     if results["protocol"].get("few"):
         return f"{note} With so few test videos no difference is set in bold."
     return f"{note} A difference in bold has an interval that excludes zero."
@@ -302,7 +305,8 @@ def _order_line(
 ) -> dict[str, str]:
     own = _with_interval(_of_group(row, group, results), row)
     line = {"module": _plain(row["name"]), "in order": own}
-    if group is not None:  # the one of all queries stands in the table of its direction
+    # The one of all queries stands in the table of its direction.
+    if group is not None and len(results["rows"]) > 1:
         line[minus] = _difference(row["by_group"][group]["difference"], results)
     for order, found in row["frame_order"].items():
         line[order] = _with_interval(_of_group(found, group, results), row)
