@@ -17,9 +17,12 @@ import pytest
 from data_prep.moving_shapes import generate, order_blind_ceiling
 from experiments import moving_actions, moving_shapes
 from videoclip.__main__ import main
+from videoclip.compare import absolute
 from videoclip.data import FrameStore
 from videoclip.evaluate import evaluate
+from videoclip.experiment import Data, Experiment
 from videoclip.manifest import manifest_hash, read_manifest
+from videoclip.tasks import Recognition
 from videoclip.tokenizer import Tokenizer
 from videoclip.weights import load
 
@@ -338,3 +341,19 @@ def twin_gaps(output: Path, name: str, rows: list[dict], manifest: Path) -> np.n
     scores = evaluate(load(cell), clips, store, Tokenizer(32)).scores
     pairs = np.arange(len(clips)) ^ 1  # twins follow each other
     return np.abs(scores[np.arange(len(clips)), pairs] - scores.diagonal())
+
+
+def test_a_record_does_not_depend_on_where_it_is_read(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("labels.txt", "names.txt", "templates.txt"):
+        Path(name).write_text("a {}\n")
+    task = Recognition(
+        classes=Path("labels.txt"), names="names.txt", templates=("templates.txt", "a video of {}")
+    )
+    found = absolute(Experiment(task=task, data=Data(manifest=Path("m.jsonl"))))
+    assert found.data.manifest == tmp_path / "m.jsonl"
+    assert found.task == Recognition(
+        classes=tmp_path / "labels.txt", names=str(tmp_path / "names.txt"),
+        templates=(str(tmp_path / "templates.txt"), "a video of {}"),
+    )  # fmt: skip
+    assert absolute(Experiment(task=Recognition())).task == Recognition()

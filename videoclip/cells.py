@@ -28,6 +28,7 @@ from videoclip.material import Material
 from videoclip.measure import measure
 from videoclip.mixers import NoMixer
 from videoclip.model import VideoCLIP, count_parameters
+from videoclip.prompts import templates_of
 from videoclip.scorers import Cosine
 from videoclip.tasks import Recognition, Retrieval
 from videoclip.towers import Labels
@@ -100,7 +101,7 @@ def built(experiment: Experiment, classes: Sequence[str]) -> VideoCLIP:
     """
     model, task = replace(experiment.model, frames=experiment.data.frames), experiment.task
     if isinstance(task, Recognition):
-        model = replace(model, templates=task.templates)
+        model = replace(model, templates=templates_of(task.templates))
         if isinstance(model.text, Labels):
             names = tuple(spelled(classes, task.names))
             model = replace(model, text=replace(model.text, classes=names))

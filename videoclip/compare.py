@@ -22,6 +22,7 @@ from videoclip.material import gather
 from videoclip.pictures import add_pictures
 from videoclip.report import write_report
 from videoclip.results import summarize
+from videoclip.tasks import Recognition
 from videoclip.weights import load
 
 PACKAGES = ("torch", "torchvision", "transformers", "decord", "av", "numpy", "scipy")
@@ -120,7 +121,7 @@ def run_record(
         "experiment": to_json(absolute(experiment)),
         "rows": to_json(dict(rows)),
         "seeds": list(seeds),
-        "checkpoint": _absolute_name(checkpoint),
+        "checkpoint": checkpoint and _absolute_name(checkpoint),
         "command": command,
         "environment": environment(),
     }
@@ -130,13 +131,17 @@ def absolute(experiment: Experiment) -> Experiment:
     """The experiment with paths that do not depend on the working directory."""
     data = experiment.data
     manifest, images = (path and path.resolve() for path in (data.manifest, data.images))
-    return replace(experiment, data=replace(data, manifest=manifest, images=images))
+    task = experiment.task
+    if isinstance(task, Recognition):
+        classes = task.classes and task.classes.resolve()
+        templates = tuple(_absolute_name(name) for name in task.templates)
+        task = replace(task, classes=classes, templates=templates, names=_absolute_name(task.names))
+    return replace(experiment, task=task, data=replace(data, manifest=manifest, images=images))
 
 
-def _absolute_name(checkpoint: str | None) -> str | None:
-    """A path that does not depend on the working directory; a name stays as it is."""
-    is_path = checkpoint and Path(checkpoint).exists()
-    return str(Path(checkpoint).resolve()) if is_path else checkpoint
+def _absolute_name(name: str) -> str:
+    """A path that does not depend on the working directory; any other name stays as it is."""
+    return str(Path(name).resolve()) if "{" not in name and Path(name).exists() else name
 
 
 def environment() -> dict[str, str]:
