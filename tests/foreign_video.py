@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from foreign import randomized
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 SIZE, WORDS, VOCABULARY = 32, 20, 300
 
@@ -100,9 +101,8 @@ def encoded(model: nn.Module, ids: Tensor) -> Tensor:
     return model.encode_text(F.pad(ids, (0, WORDS - ids.shape[1])))
 
 
-def shift_tower(model: nn.Module, frames: int, place: str) -> None:
+def shift_tower(visual: nn.Module, frames: int, place: str) -> None:
     """Puts the shift into a tower: "tokens", "residual" or "block", as Shifted's users do."""
-    visual = model.visual
     if place == "tokens":
         blocks = visual.transformer.resblocks
         for number, block in enumerate(blocks):
@@ -239,7 +239,7 @@ class ActionCLIP(nn.Module):
         self.clip = clip(**sizes)
         self.adapter = Fusion(head, self.clip, frames, **(fusion or {}))
         if place:
-            shift_tower(self.clip, frames, place)
+            shift_tower(self.clip.visual, frames, place)
 
     def video_features(self, video: Tensor) -> Tensor:
         frames = self.clip.encode_image(video.flatten(0, 1)).unflatten(0, video.shape[:2])
@@ -264,6 +264,55 @@ class ActionCLIP(nn.Module):
             "fusion_model_state_dict": fusion,
             "optimizer_state_dict": optimizer.state_dict(),
         }
+
+
+class TSM(nn.Module):
+    """MIT's classifier: torchvision's ResNet, a linear layer, the mean of the frames' logits."""
+
+    def __init__(
+        self,
+        frames: int,
+        layers: tuple[int, ...] = (1, 1, 2, 1),
+        *,
+        basic: bool = True,
+        place: str | None = "residual",
+        dropout: bool = True,
+        classes: int = 7,
+    ) -> None:
+        super().__init__()
+        self.base_model = ResNet(BasicBlock if basic else Bottleneck, list(layers), classes)
+        width = self.base_model.fc.in_features
+        self.new_fc = nn.Linear(width, classes) if dropout else None
+        if dropout:
+            self.base_model.fc = nn.Dropout(0.5)
+        if place:
+            shift_tower(self.base_model, frames, place)
+
+    @torch.no_grad()
+    def trained(self) -> "TSM":
+        """With random weights, kept so small that deep ones do not explode."""
+        for module in ready(self).modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.mul_(0.5)
+        return self
+
+    def frame_features(self, video: Tensor) -> Tensor:
+        net, x = self.base_model, video.flatten(0, 1)
+        x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+        x = net.layer4(net.layer3(net.layer2(net.layer1(x))))
+        return x.mean((2, 3)).unflatten(0, video.shape[:2])
+
+    def logits(self, video: Tensor) -> Tensor:
+        """(B, classes)."""
+        of_frames = self.base_model(video.flatten(0, 1))
+        of_frames = of_frames if self.new_fc is None else self.new_fc(of_frames)
+        return of_frames.unflatten(0, video.shape[:2]).mean(1)
+
+    def checkpoint(self, arch: str | None = None) -> dict[str, object]:
+        """What main.py saves, without the optimizer's state."""
+        weights = {f"module.{key}": value for key, value in self.state_dict().items()}
+        names = {"arch": arch} if arch else {}
+        return {"epoch": 50, **names, "state_dict": weights, "best_prec1": 74.1}
 
 
 def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ LAYERS = [
     ["images", "shards"],
     ["origin", "video_layouts"],
     ["checkpoints", "card"],
+    ["tsm_checkpoints"],
     ["hugging_face", "video_checkpoints"],
     ["downloads"],
     ["named"],

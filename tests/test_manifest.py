@@ -226,7 +226,9 @@ def test_splits_are_dealt_by_the_id_alone() -> None:
 def test_three_clips_are_enough_and_two_are_not() -> None:
     splits, _ = with_splits(dealt(3), Path("m"))
     assert [len(splits[name]) for name in ("train", "val", "test")] == [1, 1, 1]
-    with pytest.raises(ManifestError, match="only 2 sources of clips; train, val, test need at least"):
+    with pytest.raises(
+        ManifestError, match="only 2 sources of clips; train, val, test need at least"
+    ):
         with_splits(dealt(2), Path("m"))
 
 
@@ -274,9 +276,7 @@ def cut(count: int, of: int, **more) -> list[Clip]:
 def test_clips_of_one_source_are_dealt_into_one_split(named: bool) -> None:
     clips = cut(60, of=20)
     if named:  # files of their own, which were cut from one thing
-        clips = [
-            c._replace(source=c.path.name, path=Path(f"/x/{c.video_id}.mp4")) for c in clips
-        ]
+        clips = [c._replace(source=c.path.name, path=Path(f"/x/{c.video_id}.mp4")) for c in clips]
     dealt, note = with_splits(clips, Path("m"))
     assert "sources were dealt out" in note
     assert sorted(c.video_id for rows in dealt.values() for c in rows) == sorted(

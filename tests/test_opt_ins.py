@@ -106,9 +106,10 @@ def test_qb_norm_needs_cosines_and_captions(split) -> None:
     model = build(text=TEXT)
     with pytest.raises(VideoclipError, match="no captions in a split named train"):
         query_bank_result(model, found(model, split), [], TOKENIZER)
-    tight = build(scorer="tight", text=TEXT)
-    with pytest.raises(VideoclipError, match="QB-Norm is for cosines"):
-        query_bank_result(tight, found(tight, split), ["a"], TOKENIZER)
+    for scorer in ("tight", "dot"):
+        other = build(scorer=scorer, text=TEXT)
+        with pytest.raises(VideoclipError, match="QB-Norm is for cosines"):
+            query_bank_result(other, found(other, split), ["a"], TOKENIZER)
 
 
 def test_the_loose_score_is_the_mean_of_normalized_frames(split) -> None:

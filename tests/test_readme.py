@@ -164,7 +164,7 @@ def test_the_page_on_pictures(pictures: Path) -> None:
 
 def test_the_page_on_checkpoints(pictures: Path) -> None:
     from foreign import open_clip_model, transformers_config, write_archive
-    from foreign_video import ActionCLIP, CLIP4Clip, ready
+    from foreign_video import TSM, ActionCLIP, CLIP4Clip, ready
     from transformers import CLIPModel
 
     from videoclip.heads import Transformer
@@ -175,6 +175,8 @@ def test_the_page_on_checkpoints(pictures: Path) -> None:
     torch.save({"epoch": 32, "state_dict": weights}, pictures / "epoch_32.pt")
     torch.save(ready(CLIP4Clip("seqTransf")).state_dict(), pictures / "pytorch_model.bin.4")
     torch.save(ready(ActionCLIP("Transf", 4)).checkpoint(), pictures / "model_best.pt")
+    torch.save(ready(TSM(8, classes=3)).checkpoint(), pictures / "tsm.pth")
+    (pictures / "classes.txt").write_text("juggling\nbowling\nskiing\n")
     small_clip().save_pretrained(pictures / "my_retrieval")
     small_clip(head=Transformer(layers=1)).save_pretrained(pictures / "my_transformer")
     [program] = blocks("python", "docs/checkpoints.md")

@@ -23,7 +23,7 @@ from videoclip.report import (
     report_tables,
     write_report,
 )
-from videoclip.tasks import Measure, Recognition, Retrieval
+from videoclip.tasks import Measure, Retrieval
 
 HOSTILE = '<script>alert(1)</script> a|b & 50% of_it "x" \n{y} ~ ^ \\ # $z$ [a](b) `c`\x00\u202e'
 ORDER = "Text to video, order captions: R@1 by order of frames"

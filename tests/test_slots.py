@@ -92,8 +92,8 @@ def test_gradients_reach_every_parameter(slot: str, name: str) -> None:
     frames = Frames(clips(4), torch.ones(4, 5, dtype=torch.bool))
     contrastive(model(frames, captions(4)), torch.eye(4, dtype=torch.bool)).backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
-    # Tight fusion has no temperature, as in the reference.
-    assert set(without) <= ({"clip.logit_scale"} if name == "tight" else set())
+    # Tight fusion has no temperature, as in the reference, nor has the plain product.
+    assert set(without) <= ({"clip.logit_scale"} if name in ("tight", "dot") else set())
 
 
 @pytest.mark.parametrize(("slot", "name"), EACH)
@@ -136,6 +136,7 @@ def test_names_are_unique_over_all_slots() -> None:
         ("mixer", "none", False),
         ("head", "mean", False),
         ("scorer", "cosine", False),
+        ("scorer", "dot", False),
         ("head", "lstm", True),
         ("head", "transformer", True),
         ("head", "convolution", True),

@@ -2,7 +2,7 @@
 
 from videoclip.config import SLOTS, kind
 from videoclip.model import Model
-from videoclip.towers import Labels, Language, Network, ResNet, Text, Visual, ViT
+from videoclip.towers import TSM, Labels, Language, Network, ResNet, Text, Visual, ViT
 
 MARK = (
     "<!-- written by videoclip's save_pretrained, which rewrites it as long as this line stays -->"
@@ -63,6 +63,8 @@ def _vision_tower(visual: Visual) -> str:
             return f"modified ResNet, width {visual.width}, stages of {visual.layers} bottlenecks"
         case Network():
             return f"{visual.family} of {visual.frames} frames, {visual.width} of its channels"
+        case TSM():
+            return f"TSM, {visual.layers} {visual.block} blocks, shift: {visual.placement}"
     raise AssertionError(f"a card must say what {type(visual).__name__} is")
 
 

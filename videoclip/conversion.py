@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from videoclip import hugging_face
+from videoclip import hugging_face, tsm_checkpoints
 from videoclip.checkpoints import OPENAI_ONLY
 from videoclip.config import to_json
 from videoclip.errors import WeightsError, nearest
@@ -21,7 +21,8 @@ from videoclip.layers import attention_heads
 from videoclip.layouts import Layout, faults, inside, openai, to_file
 from videoclip.model import Model, VideoCLIP
 from videoclip.origin import PREFIXES, Entry, Origin, Precision, restored
-from videoclip.towers import ResNet, Text
+from videoclip.towers import TSM, Labels, ResNet, Text
+from videoclip.towers.labels import UNNAMED
 from videoclip.video_checkpoints import Stated, from_found
 from videoclip.video_layouts import (
     FUSION,
@@ -39,7 +40,9 @@ from videoclip.video_layouts import (
 )
 from videoclip.weights import save
 
-Target = Literal["clip4clip", "actionclip", "mmaction2", "openai", "transformers", "videoclip"]
+Target = Literal[
+    "clip4clip", "actionclip", "mmaction2", "tsm", "openai", "transformers", "videoclip"
+]  # fmt: skip
 TARGETS: tuple[Target, ...] = get_args(Target)
 FOLDERS = ("transformers", "videoclip")
 """The layouts that are folders, written by `save`."""
@@ -80,6 +83,7 @@ def convert(
         raise WeightsError(f"{target} is there already; delete it, or give another name")
     if layout in FOLDERS:
         if layout == "transformers":
+            _require_kind(model.config, layout)
             _require_plain(model.config, "transformers")
             if hugging_face.files(model.config) is None:
                 raise WeightsError(
@@ -105,30 +109,30 @@ def in_layout(
     A model that was read from a file of this layout gives that file again: its keys, its types and
     the parameters that nothing reads. Raises WeightsError where the layout cannot express it.
     """
-    if not isinstance(model.config.text, Text):
-        raise WeightsError(f"{layout} files hold a CLIP; this model has no text tower")
-    name = None if layout == "openai" else _head_name(model.config, layout)
+    config = model.config
+    _require_kind(config, layout)
+    name = _head_name(config, layout) if layout in PROJECTS else None
     held = model.origin if model.origin is not None and model.origin.layout == layout else None
-    bare = held is not None and MODEL.rstrip(".") not in held.parts
-    names = _names(model.config, layout, bare=bare)
+    names = _names(config, layout, held)
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     tensors = joined(to_file(state, names))
     if held is None:
         tensors |= _unread(model, layout)
-        held = _fresh(layout, tensors)
+        held = _fresh(config, layout, tensors)
     else:
         tensors |= held.unread
     found, retyped = restored(held, tensors, precision)
-    activation = model.config.text.activation if layout == "openai" else None
-    stated = Stated(activation=activation, layout=layout, variant=variant, head=name)
-    if layout == "openai":
+    activation = config.text.activation if layout == "openai" else None
+    classes = config.text.classes if isinstance(config.text, Labels) else None
+    stated = Stated(activation, layout, variant, name, classes=classes)
+    if layout not in PROJECTS:
         stated = stated._replace(variant=None)
-    again, wrong = _read(model.config, found, stated)
+    again, wrong = _read(config, found, stated)
     if wrong:
         then = "Next: write it in another --layout"
         if variant is None and layout in PROJECTS:
             other: Variant = "fixed" if VARIANTS[layout] == "reference" else "reference"
-            if not _read(model.config, found, stated._replace(variant=other))[1]:
+            if not _read(config, found, stated._replace(variant=other))[1]:
                 then = (
                     f"Next: --variant {other} writes it, and `videoclip.load(file, variant="
                     f"{other!r})` gives it back; the code of {TITLES[layout]} itself computes "
@@ -138,8 +142,10 @@ def in_layout(
     untold = [
         f"{name} {value}"
         for name in ("frames", "templates")
-        if (value := getattr(model.config, name)) not in (None, (), getattr(again, name))
+        if (value := getattr(config, name)) not in (None, (), getattr(again, name))
     ]
+    if classes and classes[0] != UNNAMED.format(0):
+        untold.append(f"the names of {len(classes)} classes")
     return Written(
         found, tuple(retyped) if held is model.origin else (), held.left_out, tuple(untold)
     )
@@ -155,9 +161,15 @@ def _head_name(config: Model, project: Project) -> str:
     return name
 
 
-def _names(config: Model, layout: Target, *, bare: bool) -> Layout:
+def _names(config: Model, layout: Target, held: Origin | None) -> Layout:
+    """The file's names for the parameters, where they stood in that file if there was one."""
     if layout == "openai":
         return inside(openai)
+    if layout == "tsm":
+        return tsm_checkpoints.layout_of(
+            config.visual, tsm_checkpoints.classifier_in(held.entries if held else {})
+        )
+    bare = held is not None and MODEL.rstrip(".") not in held.parts
     blocks = config.visual.layers if isinstance(config.visual, ResNet) else ()
     return layout_of(layout, config.head, wrapper_of(layout, config), blocks=blocks, bare=bare)
 
@@ -165,6 +177,8 @@ def _names(config: Model, layout: Target, *, bare: bool) -> Layout:
 def _unread(model: VideoCLIP, layout: Target) -> dict[str, Tensor]:
     """What the layout's own code wants to find and does not read."""
     text, visual = model.config.text, model.config.visual
+    if layout == "tsm":
+        return {}
     assert isinstance(text, Text)
     if layout == "openai":
         if text.activation != "quick_gelu":
@@ -181,7 +195,7 @@ def _unread(model: VideoCLIP, layout: Target) -> dict[str, Tensor]:
     return {TABLES[layout]: table}
 
 
-def _fresh(layout: Target, tensors: Mapping[str, Tensor]) -> Origin:
+def _fresh(config: Model, layout: Target, tensors: Mapping[str, Tensor]) -> Origin:
     """How a file of a layout is laid out: flat, or in the dictionaries that its code reads."""
     beside: dict[str, Any] = {}
     parts: tuple[str, ...] = ("",)
@@ -189,16 +203,34 @@ def _fresh(layout: Target, tensors: Mapping[str, Tensor]) -> Origin:
         parts, beside = (MODEL.rstrip("."), FUSION.rstrip(".")), {"epoch": 0}
     if layout == "mmaction2":
         parts, beside = ("state_dict",), {"meta": {}}
+    if layout == "tsm":
+        parts, beside = ("state_dict",), tsm_checkpoints.beside(config.visual)
     entries = {}
     for key, value in tensors.items():
+        if layout == "tsm" and key == tsm_checkpoints.TEMPERATURE:
+            continue
         part = next((p for p in parts if p and key.startswith(PREFIXES[p] or key)), parts[0])
         name = key.removeprefix(PREFIXES[part])
-        # ActionCLIP's fusion module is saved inside the wrapper for several GPUs.
-        name = f"module.{name}" if PREFIXES[part] == FUSION else name
+        # ActionCLIP's fusion module and TSM are saved inside the wrapper for several GPUs.
+        name = f"module.{name}" if PREFIXES[part] == FUSION or layout == "tsm" else name
         entries[key] = Entry(
             part, name, str(value.dtype).removeprefix("torch."), tuple(value.shape)
         )
     return Origin(layout, parts, beside, (*beside, *(p for p in parts if p)), (), entries, {})
+
+
+def _require_kind(config: Model, layout: Target) -> None:
+    """Raises WeightsError for a classifier in a layout of CLIPs, and for a CLIP in TSM's."""
+    if layout == "tsm" and not isinstance(config.visual, TSM):
+        raise WeightsError(
+            f"tsm files hold a classifier on a ResNet, and this model has {config.visual}; write "
+            "it as --layout videoclip"
+        )
+    if layout != "tsm" and not isinstance(config.text, Text):
+        raise WeightsError(
+            f"{layout} files hold a CLIP; this model has no text tower; write it as --layout "
+            "videoclip"
+        )
 
 
 def _require_plain(config: Model, layout: str) -> None:

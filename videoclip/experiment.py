@@ -96,8 +96,8 @@ class Optim:
     """Samples embedded at once, where a batch is larger than memory: the gradients stay those of
     the whole batch. None: all at once."""
     scores: Literal["whole", "own"] = "whole"
-    """What each of several processes scores. whole: the batch of all. own: its rows and columns
-    of it, with less memory; the gradients are the same."""
+    """What each of several processes holds of the scores. whole: those of the batch, gathered.
+    own: its rows and columns, with less memory for large batches. The gradients are the same."""
     checkpointing: Literal["off", "blocks"] = "off"
     """blocks: activations of transformer blocks are computed again instead of kept; a third more
     work, and a seventh of the activations in memory."""

@@ -297,6 +297,24 @@ def start_positions(table: Tensor, source: Tensor) -> None:
         table[:rows] = source[:rows]
 
 
+def moved(x: Tensor, channels: int) -> Tensor:
+    """x (B, T, ...): half of what lies along `channels` from frame t + 1, half from t - 1."""
+    following, before = x.tensor_split(2, dim=channels)
+    zero = torch.zeros_like(following[:, :1])
+    parts = [torch.cat([following[:, 1:], zero], 1), torch.cat([zero, before[:, :-1]], 1)]
+    return torch.cat(parts, dim=channels)
+
+
+def moved_maps(maps: Tensor, mask: Tensor, moving: int) -> Tensor:
+    """Maps (n, C, H, W) of the real frames of mask (B, T), their first `moving` channels `moved`.
+
+    Zeros come from beyond the clip's ends and from padded frames.
+    """
+    clips = maps.new_zeros(*mask.shape, moving, *maps.shape[2:])
+    clips[mask] = maps[:, :moving]
+    return torch.cat([moved(clips, 2)[mask], maps[:, moving:]], dim=1)
+
+
 def _shapes(module: nn.Module) -> list[torch.Size]:
     return [parameter.shape for parameter in module.parameters()]
 

@@ -11,8 +11,19 @@ from torch import Tensor, nn
 
 from videoclip.heads import Head, Mean
 from videoclip.mixers import Mixer, NoMixer
-from videoclip.scorers import Cosine, Scorer
-from videoclip.towers import CLIP, Language, Network, ResNet, Text, Visual, ViT, two_sides
+from videoclip.scorers import Cosine, Dot, Scorer
+from videoclip.towers import (
+    CLIP,
+    TSM,
+    Labels,
+    Language,
+    Network,
+    ResNet,
+    Text,
+    Visual,
+    ViT,
+    two_sides,
+)
 from videoclip.transforms import Pixels, image_pixels, normalize
 from videoclip.types import Embedding, Features, Frames
 
@@ -48,16 +59,20 @@ class Model:
     """The slot with the text."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError where the tower has no place for the mixer."""
+        """Raises ValueError where the parts do not fit each other."""
         if isinstance(self.visual, ResNet) and not self.mixer.takes_maps:
             raise ValueError(
                 f"a ResNet has no tokens for the mixer {self.mixer}; use a ViT, the mixer Shift "
                 "(TSM), or put the sense of time into the head or the scorer"
             )
-
-        if isinstance(self.visual, Network) and self.mixer != NoMixer():
+        if isinstance(self.visual, Network | TSM) and self.mixer != NoMixer():
             raise ValueError(
                 f"a video network has no place for the mixer {self.mixer}; it mixes frames itself"
+            )
+        if isinstance(self.text, Labels) and self.text.bias and not isinstance(self.scorer, Dot):
+            raise ValueError(
+                f"classes with a bias need the scorer Dot, and this is {self.scorer}; leave the "
+                "bias out, or take that scorer"
             )
 
     def build(self) -> "VideoCLIP":
@@ -117,7 +132,8 @@ class VideoCLIP(nn.Module):
             parts.append(self.clip.visual)
         if not isinstance(self.config.text, Text):
             parts.append(self.clip.label_embedding)
-        return [p for part in parts for p in part.parameters()]
+        bias = getattr(self.clip, "label_bias", None)
+        return [p for part in parts for p in part.parameters()] + ([] if bias is None else [bias])
 
     @property
     def device(self) -> torch.device:

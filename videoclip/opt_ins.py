@@ -30,6 +30,7 @@ from videoclip.manifest import sources
 from videoclip.metrics import hits_at_k
 from videoclip.model import VideoCLIP
 from videoclip.rescoring import BETA, dual_softmax, qb_norm, query_bank, rerank, top_candidates
+from videoclip.scorers import Cosine
 from videoclip.tokenizer import Tokenizer
 from videoclip.types import Embedding
 
@@ -84,7 +85,7 @@ def dual_softmax_result(found: Embedded, plain: Evaluation) -> Result:
 
 def require_query_bank(model: VideoCLIP, captions: Sequence[str]) -> None:
     """Raises VideoclipError where QB-Norm has no cosines or no captions to work with."""
-    if reads_tokens(model):
+    if not isinstance(model.config.scorer, Cosine):
         raise VideoclipError(
             "QB-Norm is for cosines, and this model's scorer gives other scores; leave qb-norm out"
         )

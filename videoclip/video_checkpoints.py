@@ -1,16 +1,20 @@
 """Files of CLIP4Clip, ActionCLIP and mmaction2's port -> our configuration and their weights.
 
+Those of TSM on torchvision's ResNet, which are no CLIP, are handed on to tsm_checkpoints.py.
+
 Whose file it is, which head it holds and all sizes are read off the keys; what keys cannot tell is
 asked for. What those projects' released code computes differently from what it was meant to is
 computed here too (variant reference), so that the numbers are theirs.
 """
 
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from videoclip import tsm_checkpoints
 from videoclip.archives import read
 from videoclip.checkpoints import Checkpoint, agreed, cleaned, from_weights, numbered, sizes, usual
 from videoclip.errors import WeightsError, explained, nearest
@@ -45,7 +49,7 @@ CROSS_TABLE = "cross.embeddings.position_embeddings.weight"
 """The positions of CLIP4Clip's tightTransf."""
 CLASS_TOKEN_HEADS = 8
 """Attention heads of ActionCLIP's Transf_cls, whatever the width."""
-LAYOUTS = ("openai", *PROJECTS)
+LAYOUTS = ("openai", *PROJECTS, "tsm")
 """Whose names the keys of a file may have."""
 
 
@@ -57,6 +61,7 @@ class Stated(NamedTuple):
     variant: Variant | None = None
     head: str | None = None
     frames: int | None = None
+    classes: tsm_checkpoints.Classes = None
 
 
 NOTHING = Stated()
@@ -80,6 +85,9 @@ def from_found(path: Path, found: Mapping[str, Any], stated: Stated = NOTHING) -
         if value is not None and value not in known:
             raise WeightsError(f"{name} is {value!r}; {nearest(str(value), known)}")
     project = stated.layout or _project(path, found)
+    if project == "tsm":
+        _refuse(path, stated, ("activation", "variant", "head"), "TSM's files have no such choice")
+        return tsm_checkpoints.from_found(path, found, stated.frames, stated.classes)
     if project in PROJECTS:
         return _video(path, found, project, stated)
     refuse_stated(path, stated._replace(layout=None))
@@ -91,15 +99,23 @@ def from_found(path: Path, found: Mapping[str, Any], stated: Stated = NOTHING) -
 
 def refuse_stated(source: object, stated: Stated) -> None:
     """Raises WeightsError where something is stated that only files of the video projects need."""
-    for name in ("layout", "variant", "head", "frames"):
+    titles = ", ".join(TITLES.values())
+    _refuse(source, stated, ("layout", "variant", "head", "frames"),
+            f"it says itself what it holds; that is for files of {titles}")  # fmt: skip
+    _refuse(source, stated, ("classes",), "it is no classifier; that is for files of TSM")
+
+
+def _refuse(source: object, stated: Stated, names: Sequence[str], reason: str) -> None:
+    """Raises WeightsError where one of these is stated."""
+    for name in names:
         if (value := getattr(stated, name)) is not None:
             raise WeightsError(
-                f"{source} says itself what it holds, and {name} {value!r} is for files of "
-                f"{', '.join(TITLES.values())}; leave {name} out"
+                f"{source} needs no {name} ({textwrap.shorten(str(value), 50)}): {reason}; leave "
+                f"{name} out"
             )
 
 
-def _project(path: Path, found: Mapping[str, Any]) -> Project | None:
+def _project(path: Path, found: Mapping[str, Any]) -> Project | Literal["tsm"] | None:
     """Whose file it is; None where it is no video model's."""
     if isinstance(found.get(CLIPS), Mapping):
         if isinstance(found.get(FUSED), Mapping):
@@ -120,17 +136,14 @@ def _project(path: Path, found: Mapping[str, Any]) -> Project | None:
                 "with layout='clip4clip' or layout='mmaction2'"
             )
         return "mmaction2" if ported else "clip4clip"
-    if any(key.startswith("base_model.") for key in keys):
-        raise WeightsError(
-            f"{path} is TSM on torchvision's ResNet (keys base_model.*), a classifier without a "
-            "text tower; read here is TSM in the ResNets of CLIP (keys "
-            "visual.layer1.0.conv1.net.weight ... beside the text tower's)"
-        )
+    if tsm_checkpoints.is_tsm(keys):
+        return "tsm"
     return "actionclip" if wrapper_in(keys) else None
 
 
 def _video(path: Path, found: Mapping[str, Any], project: Project, stated: Stated) -> Checkpoint:
     agreed(stated.activation, "quick_gelu", path)
+    _refuse(path, stated, ("classes",), "it reads texts; that is for files of TSM")
     origin, raw = opened(found, project)
     bare = CLIPS not in origin.parts
     weights = split(cleaned(raw))

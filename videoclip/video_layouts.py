@@ -5,7 +5,7 @@ spoken of as `fusion_model_state_dict.transformer.resblocks.0...`.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -23,6 +23,7 @@ Project = Literal["clip4clip", "actionclip", "mmaction2"]
 PROJECTS: tuple[Project, ...] = get_args(Project)
 TITLES: dict[str, str] = {
     "clip4clip": "CLIP4Clip", "actionclip": "ActionCLIP", "mmaction2": "mmaction2's ActionCLIP",
+    "tsm": "TSM",
 }  # fmt: skip
 Variant = Literal["reference", "fixed"]
 VARIANTS: dict[Project, Variant] = {
@@ -121,6 +122,18 @@ def wrapper_in(keys: Iterable[str]) -> str | None:
     return min(found, default=None)
 
 
+def wrapped(key: str, kind: str | None, *, stages: Sequence[int] = ()) -> str:
+    """A key of ours with the wrapper of this kind, where it belongs.
+
+    `stages` are the blocks of a ResNet's stages: of a deep one TSM wraps every second.
+    """
+    place = kind and re.search(WRAPPED[kind].pattern.replace(r"net\.", ""), key)
+    every_second = len(stages) == 4 and stages[2] >= DEEP and kind == "residual"
+    if not place or (every_second and int(place[2]) % 2):
+        return key
+    return f"{key[: place.end(1)]}.net.{key[place.end() :]}"
+
+
 def wrapper_of(project: Project, model: Model) -> str | None:
     """Which kind of WRAPPED a project's keys for a model get; only ActionCLIP has a shift."""
     if project != "actionclip" or not isinstance(model.mixer, Shift):
@@ -138,21 +151,17 @@ def layout_of(
 ) -> Layout:
     """The project's names for the parameters of a model with this head and shift.
 
-    `blocks` are the bottlenecks of a ResNet's stages: of a deep one TSM wraps every second.
-    `bare`: ActionCLIP's first dictionary by itself, under OpenAI's names.
+    `blocks` are the bottlenecks of a ResNet's stages. `bare`: ActionCLIP's first dictionary by
+    itself, under OpenAI's names.
     """
     patterns = [*(CLASS_TOKEN if isinstance(head, ClassToken) else []), *NAMES[project]]
-    every_second = len(blocks) == 4 and blocks[2] >= DEEP and wrapper == "residual"
-    place = re.compile(WRAPPED[wrapper].pattern.replace(r"net\.", "")) if wrapper else None
 
     def names(key: str) -> tuple[str, ...]:
         for pattern, replacement in patterns:
             key, found = re.subn(pattern, replacement, key)
             if found:
                 break
-        found = place and place.search(key)
-        if found and not (every_second and int(found[2]) % 2):
-            key = f"{key[: found.end(1)]}.net.{key[found.end() :]}"
+        key = wrapped(key, wrapper, stages=blocks)
         return (key.removeprefix(MODEL) if bare else key,)
 
     return names

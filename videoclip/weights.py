@@ -26,6 +26,7 @@ from videoclip.layers import Activation
 from videoclip.layouts import Layout, faults, from_file, inside, openai, to_file, transformers
 from videoclip.model import Model, count_parameters
 from videoclip.towers import Text
+from videoclip.tsm_checkpoints import Classes
 from videoclip.video_checkpoints import Stated, refuse_stated
 from videoclip.video_layouts import Variant
 
@@ -51,27 +52,29 @@ def load(
     variant: Variant | None = None,
     head: str | None = None,
     frames: int | None = None,
+    classes: Classes = None,
 ) -> "VideoCLIP":
     """Opens a model in evaluation mode and float32, whoever wrote its weights.
 
     `source` is a folder that `save_pretrained` wrote, a folder in transformers' form, one of
-    OpenAI's files, a state dict of open_clip or of OpenAI's code, a file of CLIP4Clip, ActionCLIP
-    or mmaction2's ActionCLIP; else the name of one of OpenAI's models (ViT-B/32) or, as a string, a
-    name on the Hugging Face hub (owner/name). Activation, normalization, context length, temporal
-    modules and, where they are told, frames and templates come with the weights. Only a bare state
-    dict does not say which `activation` it needs, and is taken to be normalized as OpenAI's models
-    are.
+    OpenAI's files, a state dict of open_clip or of OpenAI's code, a file of CLIP4Clip, ActionCLIP,
+    mmaction2's ActionCLIP or TSM; else the name of one of OpenAI's models (ViT-B/32) or, as a
+    string, a name on the Hugging Face hub (owner/name). Activation, normalization, context length,
+    temporal modules and, where they are told, frames and templates come with the weights. Only a
+    bare state dict does not say which `activation` it needs, and is taken to be normalized as
+    OpenAI's models are.
 
     What the keys of a video model cannot tell is asked for: `layout` (openai, clip4clip,
-    actionclip, mmaction2), the `head` by the project's own name for it, such as seqTransf. The
-    `frames` that it was trained with may be stated, to travel with the model. With `variant` fixed
+    actionclip, mmaction2, tsm), the `head` by the project's own name for it, such as seqTransf. The
+    `frames` that it was trained with may be stated, to travel with the model, and of a classifier
+    of TSM the `classes`: their names in order, or a file of them. With `variant` fixed
     the weights are used without the faults of the code they come from; that is meant for models
     which were trained so here and then written in those layouts.
 
     Raises WeightsError, which lists every key that does not fit and says what to do.
     """
     name, path = str(source), Path(source)
-    stated = Stated(activation, layout, variant, head, frames)
+    stated = Stated(activation, layout, variant, head, frames, classes)
     if path.is_file():
         if path.name in (WEIGHTS, SLOTS, ORIGIN) and (path.parent / CONFIG).is_file():
             raise WeightsError(f"{path} is a part of a model; give its folder, {path.parent}")
@@ -179,7 +182,7 @@ def _require_sizes(model: Model) -> None:
     for name, tower in (("visual", model.visual), ("text", model.text)):
         for field, value in vars(tower).items():
             for number in value if isinstance(value, tuple) else (value,):
-                if isinstance(number, int) and number < (field != "end_of_text"):
+                if type(number) is int and number < (field != "end_of_text"):
                     raise ValueError(f"{name}.{field} is {value}")
     if model.embedding < 1:
         raise ValueError(f"embedding is {model.embedding}")

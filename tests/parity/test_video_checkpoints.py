@@ -237,12 +237,6 @@ def test_another_projects_heads_are_listed(tmp_path: Path) -> None:
         videoclip.load(saved(held, tmp_path / "ts2.bin"))
 
 
-def test_tsm_on_torchvisions_resnet_is_no_clip(tmp_path: Path) -> None:
-    found = {"state_dict": {"module.base_model.layer1.0.conv1.net.weight": torch.ones(4, 4, 1, 1)}}
-    with pytest.raises(WeightsError, match=r"TSM on torchvision's ResNet .*without a text tower"):
-        videoclip.load(saved(found, tmp_path / "tsm.pth"))
-
-
 # What the keys cannot tell is asked for.
 
 
@@ -295,6 +289,7 @@ def test_keys_of_two_projects(tmp_path: Path) -> None:
     [
         ({"layout": "clip4clips"}, r"layout is 'clip4clips'; did you mean 'clip4clip'"),
         ({"variant": "fix"}, r"variant is 'fix'; did you mean 'fixed'"),
+        ({"classes": ["jump"]}, r"needs no classes .*it reads texts; that is for files of TSM"),
         ({"activation": "gelu"}, r"was trained with quick_gelu, not with gelu"),
         ({"layout": "actionclip"}, r"no file of ActionCLIP: none of its keys starts with visual\."),
     ],
@@ -308,8 +303,11 @@ def test_what_is_stated_wrongly(tmp_path: Path, stated: dict, message: str) -> N
 def test_what_says_itself_what_it_is_needs_no_statement(tmp_path: Path) -> None:
     path = saved(ready(CLIP4Clip("meanP")).state_dict(), tmp_path / "pytorch_model.bin.1")
     videoclip.load(path).save_pretrained(tmp_path / "ours")
-    for stated in ({"layout": "clip4clip"}, {"variant": "fixed"}, {"head": "meanP"}):
-        with pytest.raises(WeightsError, match=r"says itself what it holds.*leave \w+ out"):
+    for stated in ({"layout": "clip4clip"}, {"variant": "fixed"}, {"head": "meanP"},
+                   {"classes": "names.txt"}):  # fmt: skip
+        with pytest.raises(
+            WeightsError, match=r"(says itself what it holds|no classifier).*leave \w+ out"
+        ):
             videoclip.load(tmp_path / "ours", **stated)
 
 

@@ -31,7 +31,7 @@ class Options:
     """The file to write, such as pytorch_model.bin.0 or model_best.pt; a folder for videoclip and
     transformers. What is there is never written over."""
     layout: Target | None = None
-    """clip4clip, actionclip, mmaction2: those projects' own. openai: the CLIP's state dict.
+    """clip4clip, actionclip, mmaction2, tsm: those projects' own. openai: the CLIP's state dict.
     transformers: a folder for CLIPModel. videoclip: a folder as save_pretrained writes it. Left
     out: the layout that the source came in."""
     variant: Variant | None = None
@@ -45,6 +45,9 @@ class Options:
     """The head in it by its project's name, such as seqTransf, where its keys do not tell."""
     source_frames: int | None = None
     """The frames it was trained with, where its keys do not tell; they travel with the model."""
+    source_classes: Path | None = None
+    """The names of a TSM file's classes in order: a text file, one a line, or a .csv with a column
+    `name`; they travel with the model."""
     activation: Activation | None = None
     """Of a bare state dict, which does not tell."""
 
@@ -62,12 +65,13 @@ def main(arguments: Sequence[str]) -> None:
         variant=options.variant if is_file else None,
         head=options.source_head,
         frames=options.source_frames,
+        classes=options.source_classes,
     )
     layout = options.layout or (model.origin and model.origin.layout)
     if layout is None:
         raise WeightsError(
             f"{options.source} came in no other project's layout; say --layout clip4clip, "
-            "actionclip, mmaction2, openai or transformers"
+            "actionclip, mmaction2, tsm, openai or transformers"
         )
     written = convert(
         model, options.target, layout, variant=options.variant, precision=options.precision

@@ -179,7 +179,7 @@ def main(arguments: Sequence[str]) -> None:
         *asked.notes,
         f"frames {store.frames} by {options.sampling}, views {named}, order {options.frame_order}; "
         f"{len(templates)} templates, averaged as {_averaged(ensemble)}, temperature "
-        f"{'100' if temperature == 'reference' else 'of the model'}; "
+        f"{_temperature(model, temperature)}; "
         f"classes are called as in {options.names}, e.g. {next(iter(names.values()))!r}",
     ]
     record = {
@@ -278,6 +278,12 @@ def _output(options: Options) -> Path:
     words += [options.frame_order if options.frame_order != "normal" else None]
     words += [f"split-{options.split}" if options.split != "test" else None]
     return beside / "-".join(word for word in words if word)
+
+
+def _temperature(model: VideoCLIP, temperature: Temperature) -> str:
+    if not isinstance(model.config.scorer, Cosine):
+        return "none"
+    return "100" if temperature == "reference" else "of the model"
 
 
 def _averaged(ensemble: Ensemble) -> str:

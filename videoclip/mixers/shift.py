@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoclip.layers import ResidualBlock
+from videoclip.layers import ResidualBlock, moved, moved_maps
 from videoclip.mixers.base import Mixer
 from videoclip.towers.resnet import Bottleneck
 
@@ -74,9 +74,7 @@ class TemporalShift(nn.Module):
         """
         if self.placement == "residual" and block.second:
             return block(maps)
-        moving = maps.new_zeros(*mask.shape, self.moving, *maps.shape[2:])
-        moving[mask] = maps[:, : self.moving]
-        shifted = torch.cat([moved(moving, 2)[mask], maps[:, self.moving :]], dim=1)
+        shifted = moved_maps(maps, mask, self.moving)
         if self.placement == "block":
             return block(shifted)
         return F.relu(block.branch(shifted) + block.shortcut(maps))
@@ -87,11 +85,3 @@ class TemporalShift(nn.Module):
         moving = patches[..., : self.moving] * mask[:, :, None, None].to(tokens.dtype)
         shifted = torch.cat([moved(moving, -1), patches[..., self.moving :]], dim=-1)
         return torch.cat([classes, shifted], dim=2)
-
-
-def moved(x: Tensor, channels: int) -> Tensor:
-    """x (B, T, ...): half of what lies along `channels` from frame t + 1, half from t - 1."""
-    following, before = x.tensor_split(2, dim=channels)
-    zero = torch.zeros_like(following[:, :1])
-    parts = [torch.cat([following[:, 1:], zero], 1), torch.cat([zero, before[:, :-1]], 1)]
-    return torch.cat(parts, dim=channels)
