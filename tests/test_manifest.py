@@ -293,7 +293,7 @@ def test_clips_of_one_source_are_dealt_into_one_split(named: bool) -> None:
 
 
 def test_sources_become_val_whole_and_leave_something_to_train_on() -> None:
-    clips = cut(12, of=3, split="train") + [Clip("t", Path("/x/t.mp4"), ("a",), split="test")]
+    clips = [*cut(12, of=3, split="train"), Clip("t", Path("/x/t.mp4"), ("a",), split="test")]
     dealt, note = with_splits(clips, Path("m"))
     assert {c.path.name for c in dealt["val"]}.isdisjoint(c.path.name for c in dealt["train"])
     assert (len(dealt["val"]), len(dealt["train"])) == (4, 8)

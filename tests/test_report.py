@@ -70,7 +70,8 @@ def results() -> dict:
         "title": f"title {HOSTILE}", "baseline": "mean", "groups": ["order"],
         "measure": written(Retrieval.measure),
         "protocol": {
-            "split": "test", "videos": 40, "queries": 40, "candidates": 40, "counts": "expected 40", "few": False,
+            "split": "test", "videos": 40, "queries": 40, "candidates": 40, "few": False,
+            "counts": "expected 40",
             "tie_rule": "mean", "selection": "val", "interval": "95 %", "notes": ["one note"],
             "unreadable": [{"video_id": "v9", "reason": HOSTILE}],
         },
