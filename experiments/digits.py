@@ -20,9 +20,9 @@ from data_prep.digits import DIGIT_TEMPLATES, PICTURE_TEMPLATES, generate_digits
 from videoclip.commands import evaluate_few_shot
 from videoclip.config import ConfigError
 from videoclip.experiment import ImageText, Optim, Pretraining
-from videoclip.images import image_set
+from videoclip.image_text.images import image_set
+from videoclip.image_text.pretrain import MODEL, Watched
 from videoclip.model import Model
-from videoclip.pretrain import MODEL, Watched
 from videoclip.towers import Text, ViT
 
 base = Pretraining(

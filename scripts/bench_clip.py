@@ -29,14 +29,14 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from tqdm import tqdm
 from transformers import AutoModel, CLIPConfig
 
-from videoclip import hugging_face, layouts
+from videoclip.checkpoints import hugging_face, layouts
+from videoclip.checkpoints.named import architecture
 from videoclip.layers import attention_heads, linear
-from videoclip.losses import contrastive
 from videoclip.model import Model, VideoCLIP
-from videoclip.named import architecture
 from videoclip.prompts import prompts
 from videoclip.tokenizer import Tokenizer
 from videoclip.towers import ViT
+from videoclip.training.losses import contrastive
 from videoclip.types import Frames
 
 Type = Literal["float32", "bfloat16"]

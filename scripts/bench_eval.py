@@ -21,19 +21,19 @@ import tyro
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from videoclip.data import FrameStore
+from videoclip.checkpoints.weights import load
 from videoclip.errors import VideoclipError
-from videoclip.evaluate import Embedded, Evaluation, embedded, scored
+from videoclip.evaluation.evaluate import Embedded, Evaluation, embedded, scored
+from videoclip.evaluation.opt_ins import require_pair_scorer, reranked_results
+from videoclip.figures.metrics import Ranks, text_to_video_ranks, video_to_text_ranks
+from videoclip.frames.data import FrameStore
 from videoclip.layers import quick_gelu
 from videoclip.manifest import Clip, read_manifest
-from videoclip.metrics import Ranks, text_to_video_ranks, video_to_text_ranks
 from videoclip.model import Model, VideoCLIP
-from videoclip.opt_ins import require_pair_scorer, reranked_results
 from videoclip.scorers import Tight
 from videoclip.scorers.tight import TightScorer
 from videoclip.towers import Text, ViT
 from videoclip.types import Embedding
-from videoclip.weights import load
 
 SAME = 1e-4
 """How far tight scores may be apart."""

@@ -13,10 +13,10 @@ from processes import run
 from torch import Tensor, nn
 
 from videoclip import distributed
-from videoclip.engine import Engine
 from videoclip.errors import OtherProcessError, VideoclipError
 from videoclip.experiment import Optim
 from videoclip.towers import ResNet
+from videoclip.training.engine import Engine
 from videoclip.types import Batch, Frames, Keys
 
 SIZES = (13, 5, 1)

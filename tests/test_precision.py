@@ -13,9 +13,9 @@ from test_engine import batch
 from test_optim import ACTIONCLIP, resnet, set_gradients, take_steps
 from torch import nn
 
-from videoclip.engine import Engine
 from videoclip.experiment import Optim
-from videoclip.optim import (
+from videoclip.training.engine import Engine
+from videoclip.training.optim import (
     BertAdam,
     autocast,
     freeze,

@@ -17,8 +17,8 @@ from pictures_on_disk import class_folders, small_clip
 from PIL import Image
 
 from data_prep.moving_shapes import generate
+from videoclip.checkpoints.named import ARCHITECTURES
 from videoclip.manifest import write_manifest
-from videoclip.named import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from videoclip.__main__ import main
-from videoclip.data import FrameStore
+from videoclip.frames.data import FrameStore
 from videoclip.manifest import Clip
 
 SMALL = [
@@ -82,7 +82,7 @@ def test_odd_files_are_read_or_listed(shared: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["video_90.mov", "fire2.mp4"])
 def test_turned_videos_stand_upright(shared: Path, tmp_path: Path, name: str) -> None:
-    from videoclip.decode import open_video
+    from videoclip.frames.decode import open_video
 
     with open_video(shared / "data/odd" / name) as video:
         height, width = video.read([0]).shape[1:3]

@@ -9,9 +9,9 @@ from models import COMBINATIONS, HEADS, MIXERS, SCORERS, SIZE, build, captions, 
 
 from videoclip.config import SLOTS, from_json, kind, members, to_json
 from videoclip.heads import LSTM, ClassToken, Convolution, Mean, Transformer
-from videoclip.losses import contrastive
 from videoclip.mixers import Shift
 from videoclip.scorers import Tight
+from videoclip.training.losses import contrastive
 from videoclip.types import Frames
 
 EACH = [("mixer", m) for m in MIXERS] + [("head", h) for h in HEADS]

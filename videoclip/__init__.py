@@ -10,19 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from videoclip.checkpoints.weights import load
+    from videoclip.evaluation.predict import classify_video
     from videoclip.experiment import Experiment
     from videoclip.model import Model, VideoCLIP
-    from videoclip.predict import classify_video
     from videoclip.tokenizer import Tokenizer
-    from videoclip.weights import load
 
 _HOME = {
     "Experiment": "videoclip.experiment",
     "Model": "videoclip.model",
     "Tokenizer": "videoclip.tokenizer",
     "VideoCLIP": "videoclip.model",
-    "classify_video": "videoclip.predict",
-    "load": "videoclip.weights",
+    "classify_video": "videoclip.evaluation.predict",
+    "load": "videoclip.checkpoints.weights",
 }
 
 __all__ = ["Experiment", "Model", "Tokenizer", "VideoCLIP", "classify_video", "load"]

@@ -10,10 +10,10 @@ from typing import Literal
 
 from videoclip.config import SLOTS, ConfigError, kind, members
 from videoclip.errors import nearest
+from videoclip.frames.sampling import Rule
 from videoclip.heads import Head
 from videoclip.mixers import Mixer
 from videoclip.model import Model
-from videoclip.sampling import Rule
 from videoclip.scorers import Scorer
 from videoclip.tasks import Recognition, Retrieval, Task
 from videoclip.towers import Labels, Language, Visual

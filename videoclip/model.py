@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from videoclip.frames.transforms import Pixels, image_pixels, normalize
 from videoclip.heads import Head, Mean
 from videoclip.mixers import Mixer, NoMixer
 from videoclip.scorers import Cosine, Dot, Scorer
@@ -24,11 +25,10 @@ from videoclip.towers import (
     ViT,
     two_sides,
 )
-from videoclip.transforms import Pixels, image_pixels, normalize
 from videoclip.types import Embedding, Features, Frames
 
 if TYPE_CHECKING:
-    from videoclip.origin import Origin
+    from videoclip.checkpoints.origin import Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +186,7 @@ class VideoCLIP(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes weights (safetensors) and configuration; `videoclip.load(folder)` opens them."""
-        from videoclip.weights import save
+        from videoclip.checkpoints.weights import save
 
         save(self, Path(folder))
 

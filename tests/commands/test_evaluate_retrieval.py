@@ -12,16 +12,16 @@ import pytest
 import torch
 from models import build
 
-from videoclip import protocols
 from videoclip.__main__ import main
-from videoclip.data import FrameStore
-from videoclip.evaluate import evaluate
-from videoclip.intervals import mean_interval
+from videoclip.checkpoints.weights import load
+from videoclip.evaluation.evaluate import evaluate
+from videoclip.figures.intervals import mean_interval
+from videoclip.frames.data import FrameStore
 from videoclip.manifest import Clip, read_manifest, write_manifest
-from videoclip.protocols import Protocol
+from videoclip.tasks import protocols
+from videoclip.tasks.protocols import Protocol
 from videoclip.tokenizer import Tokenizer
 from videoclip.towers import Text
-from videoclip.weights import load
 
 TEXT = Text(width=32, layers=1, context_length=16)
 TINY = Protocol("tiny", 6, 8, "several", 3, "these tests", frames=3, words=9)

@@ -13,8 +13,8 @@ from action_clips import ACTIONS, labelled, manifest
 from pictures_on_disk import small_clip
 
 from videoclip.__main__ import main
-from videoclip.action_protocols import PROTOCOLS
 from videoclip.manifest import Clip, read_manifest, write_manifest
+from videoclip.tasks.action_protocols import PROTOCOLS
 
 
 @pytest.fixture

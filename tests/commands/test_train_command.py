@@ -13,7 +13,7 @@ import torch
 
 from data_prep.moving_shapes import generate
 from videoclip.__main__ import main
-from videoclip.weights import load
+from videoclip.checkpoints.weights import load
 
 SMALL = [
     "--pretrain.epochs", "1", "--finetune.epochs", "2", "--finetune.batch-size", "8",

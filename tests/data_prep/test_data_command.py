@@ -17,7 +17,7 @@ from data_prep.entries import Download
 from data_prep.prepare import DATA_SETS
 from videoclip.__main__ import main
 from videoclip.manifest import read_manifest
-from videoclip.protocols import PROTOCOLS
+from videoclip.tasks.protocols import PROTOCOLS
 
 
 def own_videos(folder: Path) -> Path:

@@ -69,7 +69,7 @@ def test_twins_decode_to_each_others_reversal_bit_by_bit(small: Path, decode) ->
 
 @pytest.mark.parametrize("count", [4, 20])
 def test_uniform_samples_of_twins_hold_the_same_frames(count: int) -> None:
-    from videoclip.sampling import uniform_indices
+    from videoclip.frames.sampling import uniform_indices
 
     indices = uniform_indices(FRAMES, count)
     assert sorted(FRAMES - 1 - indices) == sorted(indices)

@@ -15,7 +15,7 @@ import pytest
 from data_prep.annotations import AnnotationError
 from data_prep.entries import Annotations
 from data_prep.prepare import DATA_SETS, Prepared, prepare
-from videoclip.protocols import PROTOCOLS
+from videoclip.tasks.protocols import PROTOCOLS
 
 LABELS = {
     "kinetics400": "kinetics_400_labels.csv",

@@ -14,13 +14,13 @@ import torch
 
 import experiments
 from data_prep.moving_shapes import generate
-from videoclip.cells import run_cell
 from videoclip.config import from_json, to_json
 from videoclip.experiment import Experiment, Row, recipe_named
 from videoclip.heads import ClassToken, Transformer
-from videoclip.material import Material, gather
 from videoclip.model import Model
-from videoclip.results import summarize
+from videoclip.reports.cells import run_cell
+from videoclip.reports.material import Material, gather
+from videoclip.reports.results import summarize
 from videoclip.scorers import Tight
 from videoclip.tasks import Recognition, Retrieval
 from videoclip.towers import Network, Text, Visual, ViT

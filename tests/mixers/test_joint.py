@@ -6,8 +6,8 @@ from models import build, clips
 from references import Sizes, our_model, plain_clip, read, ready, tokens_of, words
 from torch import Tensor, nn
 
+from videoclip.checkpoints.weights import load_exactly
 from videoclip.mixers import Joint
-from videoclip.weights import load_exactly
 
 DEEP = Sizes(width=192, layers=3, patch=8, image=24)
 

@@ -5,10 +5,10 @@ import torch
 from references import Sizes, our_model, plain_clip, ready, shifted, shifted_maps, with_shift
 from torch import Tensor, nn
 
+from videoclip.checkpoints.weights import load_exactly
 from videoclip.layers import ResidualBlock
 from videoclip.mixers import NoMixer, Shift
 from videoclip.mixers.shift import TemporalShift
-from videoclip.weights import load_exactly
 
 
 class Same(nn.Module):

@@ -8,12 +8,12 @@ import torch
 from references import HEADS, ActionClip, Sizes, from_actionclip, our_model, ready, words
 from safetensors.torch import load_file
 
+from videoclip.checkpoints.weights import load_exactly
 from videoclip.heads import ClassToken, Convolution, Transformer
-from videoclip.losses import divergence
 from videoclip.mixers import Shift
 from videoclip.model import VideoCLIP
+from videoclip.training.losses import divergence
 from videoclip.types import Features
-from videoclip.weights import load_exactly
 
 FILES = [*HEADS, "meanP-tsm", "Transf-tsm"]
 OTHERS = [

@@ -8,11 +8,11 @@ import torch
 from references import SLOTS, Clip4Clip, Sizes, from_clip4clip, our_model, ready, words
 from safetensors.torch import load_file
 
+from videoclip.checkpoints.weights import load_exactly
 from videoclip.heads import Transformer
 from videoclip.model import Model, VideoCLIP
 from videoclip.scorers import Cosine
 from videoclip.types import Features
-from videoclip.weights import load_exactly
 
 OTHERS = [
     (Sizes(width=192, layers=3, patch=8, image=24, text_layers=4, context=30), 5, 9, 1),

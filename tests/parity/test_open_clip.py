@@ -16,14 +16,14 @@ from pictures_on_disk import picture
 from safetensors.torch import save_file
 
 import videoclip
+from videoclip.checkpoints.named import architecture
+from videoclip.checkpoints.weights import load_exactly
 from videoclip.errors import VocabularyError, WeightsError
+from videoclip.frames.transforms import image_pixels
 from videoclip.model import Model
-from videoclip.named import architecture
 from videoclip.tokenizer import VOCABULARY
 from videoclip.towers import ResNet, Text, ViT
-from videoclip.transforms import image_pixels
 from videoclip.types import Frames
-from videoclip.weights import load_exactly
 
 
 def configuration(visual: str, activation: str) -> Model:

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import videoclip
-import videoclip.layouts
-import videoclip.transforms
+import videoclip.checkpoints.layouts
+import videoclip.frames.transforms
 from videoclip.errors import WeightsError
 from videoclip.model import Model
 from videoclip.towers import ResNet, Text, ViT
@@ -67,7 +67,7 @@ def test_its_folder_gives_features_logits_and_gradients(tmp_path, activation, la
     # The gradients go the way of the weights: under their names, apart or transposed.
     gradients = {name: p.grad for name, p in theirs.named_parameters()}
     for name, parameter in ours.clip.named_parameters():
-        names = videoclip.layouts.transformers(name)
+        names = videoclip.checkpoints.layouts.transformers(name)
         expected = (
             torch.cat([gradients[n] for n in names]) if len(names) > 1 else gradients[names[0]]
         )
@@ -253,7 +253,7 @@ def test_transformers_opens_what_we_save(tmp_path, activation: str) -> None:
     )
     ours = Model(
         visual=visual, text=text, embedding=48,
-        pixels=videoclip.transforms.Pixels(mean=(0.1, 0.2, 0.3)),
+        pixels=videoclip.frames.transforms.Pixels(mean=(0.1, 0.2, 0.3)),
     ).build().eval()  # fmt: skip
     ours.save_pretrained(tmp_path)
     theirs, report = transformers.CLIPModel.from_pretrained(tmp_path, output_loading_info=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import videoclip
 from videoclip.__main__ import main
-from videoclip.conversion import convert, in_layout
+from videoclip.checkpoints.conversion import convert, in_layout
 from videoclip.errors import VocabularyError, WeightsError
 from videoclip.heads import Mean
 from videoclip.scorers import Dot
@@ -136,7 +136,7 @@ def test_clips_are_recognized(tmp_path: Path, capsys, monkeypatch) -> None:
     assert "1 templates, averaged as probabilities, temperature none" in printed
     import pandas as pd
 
-    from videoclip.data import FrameStore
+    from videoclip.frames.data import FrameStore
     from videoclip.manifest import read_manifest
 
     store = FrameStore(tmp_path / "found/frames", size=224, frames=4, fit="crop")

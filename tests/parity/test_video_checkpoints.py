@@ -23,12 +23,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 import videoclip
-from videoclip.conversion import convert
+from videoclip.checkpoints.conversion import convert
 from videoclip.errors import WeightsError
+from videoclip.frames.transforms import Pixels
 from videoclip.heads import ClassToken, Mean, Transformer
 from videoclip.mixers import Joint, NoMixer, Shift
 from videoclip.scorers import Tight
-from videoclip.transforms import Pixels
 
 CLIP4CLIP = ["meanP-2d", "meanP-3d", "seqLSTM-2d", "seqTransf-2d", "tightTransf-2d"]
 ACTIONCLIP = ["meanP", "Conv_1D", "LSTM", "Transf", "Transf_cls", "meanP-tsm", "Transf-tsm"]

@@ -6,13 +6,13 @@ import warnings
 import pytest
 import torch
 
+from videoclip.checkpoints.weights import load
 from videoclip.config import from_json, to_json
 from videoclip.errors import VocabularyError
 from videoclip.heads import LSTM
 from videoclip.mixers import Shift
 from videoclip.model import Model
 from videoclip.towers import Labels, Network, Text, ViT
-from videoclip.weights import load
 
 FAMILIES = ("x3d", "slowfast", "mvit")
 

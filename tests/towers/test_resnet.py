@@ -7,10 +7,10 @@ from models import HEADS, MIXERS, SCORERS, captions
 from torch.nn import functional as F
 
 import videoclip
+from videoclip.checkpoints.named import architecture
 from videoclip.config import from_json, to_json
 from videoclip.mixers import Joint, Mixer, NoMixer, Shift
 from videoclip.model import Model
-from videoclip.named import architecture
 from videoclip.towers import ResNet, Text, ViT
 from videoclip.types import Frames
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from foreign import randomized
 
+from videoclip.checkpoints.weights import load
 from videoclip.config import from_json, to_json
 from videoclip.heads import Mean, Transformer
 from videoclip.mixers import Shift
@@ -12,7 +13,6 @@ from videoclip.scorers import Dot
 from videoclip.towers import TSM, Labels
 from videoclip.towers.base import Visual
 from videoclip.types import Features
-from videoclip.weights import load
 
 SMALL = {"block": "basic", "layers": (1, 1, 1, 1)}
 

@@ -13,13 +13,13 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
+from videoclip.checkpoints.weights import load
 from videoclip.distributed import device
 from videoclip.errors import ImageError, VideoclipError
-from videoclip.images import read_image
+from videoclip.image_text.images import read_image
+from videoclip.image_text.zero_shot import class_embeddings, class_matches, class_probabilities
 from videoclip.model import VideoCLIP
 from videoclip.prompts import PLAIN, lines_of, templates_of
-from videoclip.weights import load
-from videoclip.zero_shot import class_embeddings, class_matches, class_probabilities
 
 PATIENCE = 2.0
 """Seconds without a progress bar."""

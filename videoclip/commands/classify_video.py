@@ -10,14 +10,14 @@ from typing import Annotated
 import pandas as pd
 import tyro
 
-from videoclip.class_report import markdown
+from videoclip.checkpoints.weights import load
 from videoclip.distributed import device
 from videoclip.errors import VideoclipError
+from videoclip.evaluation.predict import classify_clips
+from videoclip.evaluation.recognition import Ensemble, Temperature
 from videoclip.manifest import Clip
-from videoclip.predict import classify_clips
 from videoclip.prompts import lines_of, names, prompts
-from videoclip.recognition import Ensemble, Temperature
-from videoclip.weights import load
+from videoclip.reports.class_report import markdown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,12 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from videoclip.compare import compare
 from videoclip.config import ConfigError, from_json
 from videoclip.distributed import main_process, on_main, start
 from videoclip.errors import VideoclipError
 from videoclip.experiment import Experiment, Row, recipe_named, row_named
-from videoclip.report import markdown
+from videoclip.reports.compare import compare
+from videoclip.reports.report import markdown
 
 SHORT = {"--data": "--data.manifest", "--frames": "--data.frames", "--images": "--data.images"}
 """Options that are typed often."""

@@ -9,12 +9,12 @@ from typing import Any
 import tyro
 from torch import Tensor
 
-from videoclip.conversion import Target, Written, convert
+from videoclip.checkpoints.conversion import Target, Written, convert
+from videoclip.checkpoints.origin import Precision
+from videoclip.checkpoints.video_layouts import PROJECTS, TITLES, Variant
+from videoclip.checkpoints.weights import load
 from videoclip.errors import WeightsError
 from videoclip.layers import Activation
-from videoclip.origin import Precision
-from videoclip.video_layouts import PROJECTS, TITLES, Variant
-from videoclip.weights import load
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

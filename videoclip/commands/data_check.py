@@ -10,9 +10,9 @@ import jinja2
 import tyro
 
 from data_prep.videos import is_video, list_files
-from videoclip.check import Row, check, columns, remarks, summary
 from videoclip.errors import VideoclipError
-from videoclip.gate import Limits
+from videoclip.frames.check import Row, check, columns, remarks, summary
+from videoclip.frames.gate import Limits
 from videoclip.manifest import Clip, read_manifest, write_manifest
 
 DEFAULT = Limits()
@@ -141,7 +141,7 @@ def _write_reports(rows: Sequence[Row], options: Options) -> None:
         ],
     }
     page = jinja2.Environment(
-        loader=jinja2.PackageLoader("videoclip", "."), autoescape=True, trim_blocks=True
+        loader=jinja2.PackageLoader("videoclip.frames", "."), autoescape=True, trim_blocks=True
     ).get_template("check.html.jinja")
     texts = {
         "report.json": json.dumps(record, indent=1, allow_nan=False) + "\n",

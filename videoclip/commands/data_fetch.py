@@ -6,8 +6,8 @@ from pathlib import Path
 
 import tyro
 
+from videoclip.checkpoints.downloads import download, sha256
 from videoclip.commands.data_prepare import named
-from videoclip.downloads import download, sha256
 from videoclip.errors import VideoclipError
 
 

@@ -9,15 +9,22 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from videoclip.charts import few_shot_chart
-from videoclip.classification import Classification
+from videoclip.checkpoints.weights import load
 from videoclip.distributed import device
 from videoclip.errors import VideoclipError
-from videoclip.intervals import Interval
-from videoclip.probe import SHOTS, FewShot, Probe, few_shot_curve, linear_probe, read_splits
+from videoclip.figures.charts import few_shot_chart
+from videoclip.figures.classification import Classification
+from videoclip.figures.intervals import Interval
+from videoclip.image_text.probe import (
+    SHOTS,
+    FewShot,
+    Probe,
+    few_shot_curve,
+    linear_probe,
+    read_splits,
+)
+from videoclip.image_text.zero_shot import zero_shot
 from videoclip.prompts import PLAIN, templates_of
-from videoclip.weights import load
-from videoclip.zero_shot import zero_shot
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import tyro
 
-from videoclip.class_report import FILES, summary, write
+from videoclip.checkpoints.weights import load
 from videoclip.distributed import device
-from videoclip.probe import linear_probe, read_splits
-from videoclip.weights import load
+from videoclip.image_text.probe import linear_probe, read_splits
+from videoclip.reports.class_report import FILES, summary, write
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

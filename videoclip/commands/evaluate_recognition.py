@@ -7,7 +7,24 @@ from typing import Literal, NamedTuple
 
 import tyro
 
-from videoclip.action_protocols import (
+from videoclip.checkpoints.weights import load
+from videoclip.distributed import device, main_process, start
+from videoclip.errors import ManifestError, VideoclipError
+from videoclip.evaluation.evaluate import FrameOrder
+from videoclip.evaluation.recognition import Ensemble, Temperature, evaluate_parts
+from videoclip.frames.data import FrameStore
+from videoclip.frames.sampling import Rule
+from videoclip.frames.views import views_named
+from videoclip.heads import Mean
+from videoclip.image_text.features import fingerprint
+from videoclip.manifest import manifest_hash, read_manifest, with_splits
+from videoclip.mixers import NoMixer
+from videoclip.model import VideoCLIP
+from videoclip.prompts import templates_of
+from videoclip.reports.recognition_report import report
+from videoclip.scorers import Cosine
+from videoclip.tasks import class_names
+from videoclip.tasks.action_protocols import (
     Part,
     Protocol,
     action_protocol,
@@ -15,23 +32,6 @@ from videoclip.action_protocols import (
     parts,
     spelled,
 )
-from videoclip.data import FrameStore
-from videoclip.distributed import device, main_process, start
-from videoclip.errors import ManifestError, VideoclipError
-from videoclip.evaluate import FrameOrder
-from videoclip.features import fingerprint
-from videoclip.heads import Mean
-from videoclip.manifest import manifest_hash, read_manifest, with_splits
-from videoclip.mixers import NoMixer
-from videoclip.model import VideoCLIP
-from videoclip.prompts import templates_of
-from videoclip.recognition import Ensemble, Temperature, evaluate_parts
-from videoclip.recognition_report import report
-from videoclip.sampling import Rule
-from videoclip.scorers import Cosine
-from videoclip.tasks import class_names
-from videoclip.views import views_named
-from videoclip.weights import load
 
 NAMED = 10
 """How many clips an error message names."""

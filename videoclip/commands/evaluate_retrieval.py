@@ -11,18 +11,13 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import tyro
 
-from videoclip.class_report import ends
-from videoclip.data import FrameStore
+from videoclip.checkpoints.video_layouts import Variant
+from videoclip.checkpoints.weights import load
 from videoclip.distributed import device, main_process, on_main, start
 from videoclip.errors import VideoclipError
-from videoclip.evaluate import Embedded, FrameOrder, embedded, scored
-from videoclip.features import fingerprint
-from videoclip.layers import Activation
-from videoclip.manifest import Clip, manifest_hash, read_manifest, require_captions, with_splits
-from videoclip.measure import rank_table
-from videoclip.metrics import TIE_RULE, reference_metrics, tie_note
-from videoclip.model import VideoCLIP
-from videoclip.opt_ins import (
+from videoclip.evaluation.evaluate import Embedded, FrameOrder, embedded, scored
+from videoclip.evaluation.measure import rank_table
+from videoclip.evaluation.opt_ins import (
     Result,
     dual_softmax_result,
     query_bank_result,
@@ -30,10 +25,15 @@ from videoclip.opt_ins import (
     require_query_bank,
     reranked_results,
 )
-from videoclip.protocols import Protocol, protocol_named
+from videoclip.figures.metrics import TIE_RULE, reference_metrics, tie_note
+from videoclip.frames.data import FrameStore
+from videoclip.image_text.features import fingerprint
+from videoclip.layers import Activation
+from videoclip.manifest import Clip, manifest_hash, read_manifest, require_captions, with_splits
+from videoclip.model import VideoCLIP
+from videoclip.reports.class_report import ends
+from videoclip.tasks.protocols import Protocol, protocol_named
 from videoclip.tokenizer import Tokenizer
-from videoclip.video_layouts import Variant
-from videoclip.weights import load
 
 Rescoring = Literal["dsl", "qb-norm"]
 SHOWN = 10

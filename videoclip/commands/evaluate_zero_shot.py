@@ -6,13 +6,13 @@ from pathlib import Path
 
 import tyro
 
-from videoclip.class_report import FILES, summary, write
+from videoclip.checkpoints.weights import load
 from videoclip.distributed import device
 from videoclip.errors import VideoclipError
-from videoclip.images import image_set
+from videoclip.image_text.images import image_set
+from videoclip.image_text.zero_shot import zero_shot
 from videoclip.prompts import PLAIN, Name, prompts, templates_of
-from videoclip.weights import load
-from videoclip.zero_shot import zero_shot
+from videoclip.reports.class_report import FILES, summary, write
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,15 +10,15 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
+from videoclip.checkpoints.named import architecture
 from videoclip.commands.compare import argument_after, with_fields
 from videoclip.config import ConfigError, from_json
 from videoclip.distributed import main_process, on_main, start, stop
 from videoclip.experiment import Pretraining, recipe_named
-from videoclip.images import image_set
-from videoclip.logbook import CURVE, EVENTS
-from videoclip.named import architecture
-from videoclip.pretrain import BAD, MODEL, Watched, pretrain
+from videoclip.image_text.images import image_set
+from videoclip.image_text.pretrain import BAD, MODEL, Watched, pretrain
 from videoclip.prompts import PLAIN, templates_of
+from videoclip.training.logbook import CURVE, EVENTS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

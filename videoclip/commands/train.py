@@ -8,12 +8,12 @@ from typing import Any
 import tyro
 
 from videoclip.commands.compare import SHORT, Source, source_named, with_fields
-from videoclip.compare import compare
 from videoclip.config import ConfigError
 from videoclip.distributed import main_process, on_main, start
 from videoclip.errors import VideoclipError
 from videoclip.experiment import row_named
-from videoclip.report import markdown
+from videoclip.reports.compare import compare
+from videoclip.reports.report import markdown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from videoclip.action_protocols import base_classes, few_shot, spelled
 from videoclip.errors import ManifestError
 from videoclip.manifest import Clip
 from videoclip.prompts import lines_of, templates_of
+from videoclip.tasks.action_protocols import base_classes, few_shot, spelled
 from videoclip.tasks.base import Measure, Mix, Task, Texts
 from videoclip.types import Keys
 

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from videoclip.manifest import Clip, require_captions
-from videoclip.protocols import protocol_named
 from videoclip.tasks.base import Measure, Task, Texts
+from videoclip.tasks.protocols import protocol_named
 from videoclip.types import Keys
 
 

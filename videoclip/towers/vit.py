@@ -102,7 +102,7 @@ class VisionTransformer(nn.Module):
         if pixels.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(
                 f"frames are {tuple(pixels.shape[-2:])} pixels, the tower was made for "
-                f"({self.image_size}, {self.image_size}); resize them (videoclip.transforms)"
+                f"({self.image_size}, {self.image_size}); resize them (videoclip.frames.transforms)"
             )
         clips = len(pixels)
         if self.conv2 is None:

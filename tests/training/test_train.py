@@ -1,0 +1,124 @@
+"""The promises of the loop that trains one row of a comparison."""
+
+import itertools
+from pathlib import Path
+
+import clips as files
+import pytest
+import torch
+from models import build
+
+from videoclip.errors import VideoclipError
+from videoclip.experiment import Data, Optim
+from videoclip.frames.data import FrameStore
+from videoclip.manifest import Clip
+from videoclip.tasks import Retrieval
+from videoclip.towers import Text
+from videoclip.training.train import train
+
+RUNS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> list[Clip]:
+    folder = tmp_path_factory.mktemp("videos")
+    made = []
+    for number in range(6):
+        path = folder / f"{number}.mp4"
+        files.write_video(path, files.pattern(4 + number, width=32, height=32))
+        made.append(Clip(f"v{number}", path, (f"number {number}",)))
+    return made
+
+
+def train_small(
+    videos: list[Clip],
+    folder: Path,
+    values: list[float],
+    epochs: int | None = None,
+    run: Path | None = None,
+    **optim: float,
+):
+    model = build(head="lstm", text=Text(width=32, layers=1, context_length=12))
+    store = FrameStore(folder, size=16, frames=4)
+    store.fill(videos, 1, "clips")
+    seen = iter(values)
+    weights = []
+
+    def validate(model) -> float:
+        weights.append({k: v.clone() for k, v in model.state_dict().items()})
+        return next(seen)
+
+    history = train(
+        model, Retrieval(), videos, store,
+        optim=Optim(
+            epochs=len(values) - 1 if epochs is None else epochs, batch_size=3, tower_rate=1e-3,
+            precision="fp32", **optim,
+        ),
+        data=Data(takes=1, crop=0.8, words=12, workers=0), classes=(), seed=0, validate=validate,
+        label="test", folder=run or folder / f"run{next(RUNS)}",
+    )  # fmt: skip
+    return model, history, weights
+
+
+def test_the_best_validated_epoch_is_kept(videos, tmp_path) -> None:
+    model, history, weights = train_small(videos, tmp_path, [1.0, 5.0, 3.0, 2.0])
+    assert [epoch.validation for epoch in history] == [1.0, 5.0, 3.0, 2.0]
+    assert history[0].loss is None
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, weights[1][key])
+    assert not torch.equal(weights[0]["clip.visual.proj"], weights[1]["clip.visual.proj"])
+
+
+def test_the_same_seed_gives_the_same_weights(videos, tmp_path) -> None:
+    first, history, _ = train_small(videos, tmp_path, [0.0, 1.0, 2.0])
+    second, again, _ = train_small(videos, tmp_path, [0.0, 1.0, 2.0])
+    assert history[1:] == again[1:]
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[key])
+
+
+def test_no_epochs_leave_the_weights_alone(videos, tmp_path) -> None:
+    model, history, weights = train_small(videos, tmp_path, [7.0])
+    assert len(history) == 1
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, weights[0][key])
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_clips_named(videos, tmp_path) -> None:
+    with pytest.raises(VideoclipError, match=r"the loss is nan at step 2 with the samples v"):
+        train_small(videos, tmp_path, [0.0] * 3, weight_decay=1e38)
+
+
+def test_stopped_at_any_step_it_ends_with_the_same_weights(videos, tmp_path, monkeypatch) -> None:
+    """Every step but the last one is a place to stop; each run goes on from its own state."""
+    values = [1.0, 5.0, 3.0]
+    whole, history, _ = train_small(videos, tmp_path, values)
+    for stop in (1, 2, 3):
+        folder = tmp_path / f"stopped{stop}"
+        with monkeypatch.context() as patch:
+            patch.setattr("videoclip.training.train.Interruption", lambda at=stop: StopAt(at))
+            with pytest.raises(KeyboardInterrupt):
+                train_small(videos, tmp_path, values, run=folder)
+        seen = 1 + stop // 2
+        resumed, again, _ = train_small(videos, tmp_path, values[seen:], epochs=2, run=folder)
+        assert [tuple(line) for line in again] == [tuple(line) for line in history]
+        for key, value in whole.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[key]), (stop, key)
+
+
+class StopAt:
+    """Asks to stop after so many steps, as Ctrl-C does."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __enter__(self) -> "StopAt":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    @property
+    def asked(self) -> bool:
+        self.left -= 1
+        return self.left == 0

@@ -1,0 +1,1 @@
+"""Model and clips -> scores and ranks, for retrieval and recognition."""

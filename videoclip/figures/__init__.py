@@ -1,0 +1,1 @@
+"""Scores -> numbers: metrics, intervals, classification, and the charts of both."""

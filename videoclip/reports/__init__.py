@@ -1,0 +1,1 @@
+"""Models that are compared -> tables, charts and pages."""

@@ -1,0 +1,1 @@
+"""Scores -> loss -> weights: losses, optimizers, one step, the loop, and how a run goes on."""
