@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from pictures_on_disk import class_folders, small_clip
-from test_logbook import events
+from tensorboard_events import events
 
 import videoclip
 from videoclip.config import ConfigError, from_json
@@ -186,7 +186,8 @@ def process(pictures: Path, folder: Path) -> subprocess.Popen:
         f"given = settings(Path({str(pictures / 'pairs.csv')!r}), TIGHT, epochs=8, workers=1)\n"
         f"pretrain(given, Path({str(folder)!r}), save_minutes=0, log_every=1)"
     )
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    here = [ROOT, ROOT / "tests", Path(__file__).parent]
+    path = os.pathsep.join([*map(str, here), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-c", program],
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(torch.get_num_threads())},

@@ -4,19 +4,9 @@ import json
 
 import pytest
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard_events import events
 
-from videoclip.training.logbook import CURVE, EVENTS, METRICS, Logbook, curve, read_metrics
-
-
-def events(folder) -> dict[str, dict[int, float]]:
-    """What TensorBoard shows: the last value of every step that was not purged."""
-    found = EventAccumulator(str(folder / EVENTS))
-    found.Reload()
-    return {
-        tag: {event.step: event.value for event in found.Scalars(tag)}
-        for tag in found.Tags()["scalars"]
-    }
+from videoclip.training.logbook import CURVE, METRICS, Logbook, curve, read_metrics
 
 
 def test_both_files_hold_the_same_numbers(tmp_path) -> None:

@@ -25,7 +25,7 @@ from videoclip.training.optim import (
     trainers,
 )
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs/precision.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs/precision.md"
 TYPES = (torch.float32, torch.half, torch.bfloat16)
 
 
