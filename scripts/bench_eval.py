@@ -26,7 +26,7 @@ from videoclip.errors import VideoclipError
 from videoclip.evaluation.evaluate import Embedded, Evaluation, embedded, scored
 from videoclip.evaluation.opt_ins import require_pair_scorer, reranked_results
 from videoclip.figures.metrics import Ranks, text_to_video_ranks, video_to_text_ranks
-from videoclip.frames.data import FrameStore
+from videoclip.frames.store import FrameStore
 from videoclip.layers import quick_gelu
 from videoclip.manifest import Clip, read_manifest
 from videoclip.model import Model, VideoCLIP

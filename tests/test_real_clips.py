@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from videoclip.__main__ import main
-from videoclip.frames.data import FrameStore
+from videoclip.frames.store import FrameStore
 from videoclip.manifest import Clip
 
 SMALL = [

@@ -22,7 +22,7 @@ SIZES = [
     "--model.visual.image-size", "16", "--model.text.width", "32", "--model.text.layers", "1",
     "--model.text.context-length", "12", "--model.embedding", "32",
 ]  # fmt: skip
-OPTIM = ["--batch-size", "4", "--tower-rate", "1e-3", "--precision", "fp32", "--log-every", "1"]
+OPTIM = ["--batch-size", "4", "--tower-rate", "1e-3", "--precision", "fp32", "--run.log-every", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_two_processes_are_one_also_after_a_stop(
 def test_a_dead_process_ends_the_others(pairs: Path, straight: Path, tmp_path: Path) -> None:
     """And what was saved before is where one process goes on."""
     output = tmp_path / "run"
-    run = start(pairs, output, "--epochs", 12, "--save-minutes", 0)
+    run = start(pairs, output, "--epochs", 12, "--run.save-minutes", 0)
     wait_for_steps(run, output, 4)
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)

@@ -126,8 +126,18 @@ class Optim:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Run:
+    """How a training is carried out; nothing here decides its result."""
+
+    save_minutes: float = 10.0
+    """How much work a kill may cost."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """All that decides a result besides the seed."""
+    """All that decides a result besides the seed, and how it is carried out."""
 
     task: Task = field(default_factory=Retrieval)
     """What is trained for and measured: retrieval or recognition."""
@@ -142,6 +152,8 @@ class Experiment:
     selection: Literal["best", "last"] = "best"
     """Which weights are kept. best: of the epoch that is best on the validation split, never on the
     test split. last: of the last epoch, where a data set has no validation split."""
+    run: Run = field(default_factory=Run)
+    """How training is carried out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +186,8 @@ class Pretraining:
     """How weights are trained."""
     seed: int = 0
     """Of new weights, order and augmentation."""
+    run: Run = field(default_factory=Run)
+    """How training is carried out."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from videoclip.__main__ import main
 from videoclip.checkpoints.weights import load
 from videoclip.evaluation.evaluate import evaluate
 from videoclip.figures.intervals import mean_interval
-from videoclip.frames.data import FrameStore
+from videoclip.frames.store import FrameStore
 from videoclip.manifest import Clip, read_manifest, write_manifest
 from videoclip.tasks import protocols
 from videoclip.tasks.protocols import Protocol

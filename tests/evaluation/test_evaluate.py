@@ -13,8 +13,8 @@ from models import build
 from videoclip.errors import VideoclipError
 from videoclip.evaluation import evaluate as module
 from videoclip.evaluation.evaluate import Evaluation, distinct, evaluate
-from videoclip.frames.data import FrameStore
 from videoclip.frames.sampling import frame_order
+from videoclip.frames.store import FrameStore
 from videoclip.manifest import Clip
 from videoclip.tokenizer import Tokenizer
 from videoclip.towers import Text

@@ -19,7 +19,7 @@ from videoclip.evaluation.opt_ins import (
 )
 from videoclip.evaluation.rescoring import qb_norm, query_bank, rerank
 from videoclip.figures.metrics import text_to_video_ranks, video_to_text_ranks
-from videoclip.frames.data import FrameStore
+from videoclip.frames.store import FrameStore
 from videoclip.manifest import Clip
 from videoclip.model import VideoCLIP
 from videoclip.tokenizer import Tokenizer

@@ -9,7 +9,7 @@ import videoclip
 from videoclip.errors import VideoclipError, VideoError
 from videoclip.evaluation.predict import classify_clips, classify_video
 from videoclip.evaluation.recognition import evaluate_actions
-from videoclip.frames.data import FrameStore
+from videoclip.frames.store import FrameStore
 from videoclip.frames.views import views_named
 from videoclip.prompts import templates_of
 

@@ -20,7 +20,7 @@ from videoclip.evaluation.recognition import (
     evaluate_actions,
     evaluate_parts,
 )
-from videoclip.frames.data import FrameStore
+from videoclip.frames.store import FrameStore
 from videoclip.frames.views import views_named
 from videoclip.image_text.zero_shot import class_embeddings, class_probabilities
 from videoclip.manifest import Clip

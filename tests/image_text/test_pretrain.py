@@ -18,7 +18,7 @@ from tensorboard_events import events
 import videoclip
 from videoclip.config import ConfigError, from_json
 from videoclip.errors import VideoclipError
-from videoclip.experiment import ImageText, Optim, Pretraining
+from videoclip.experiment import ImageText, Optim, Pretraining, Run
 from videoclip.image_text.images import image_set
 from videoclip.image_text.pretrain import BAD, MODEL, RESULTS, RUN, STATES, Watched, pretrain, start
 from videoclip.image_text.shards import write_shards
@@ -48,9 +48,12 @@ def pictures(tmp_path_factory) -> Path:
     return folder
 
 
-def settings(source: Path, model: Model = SMALL, workers: int = 0, **optim: object) -> Pretraining:
+def settings(
+    source: Path, model: Model = SMALL, workers: int = 0, save: float = 10.0, **optim: object
+) -> Pretraining:
     data = ImageText(source=str(source), crop=0.8, workers=workers)
-    return Pretraining(model=model, data=data, optim=replace(OPTIM, **optim))
+    run = Run(save_minutes=save, log_every=1)
+    return Pretraining(model=model, data=data, optim=replace(OPTIM, **optim), run=run)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -66,7 +69,7 @@ def assert_identical(found: Path, expected: Path) -> None:
 
 def test_a_run_from_pairs_to_a_model(pictures: Path, tmp_path: Path) -> None:
     watched = Watched(image_set(str(pictures)))
-    results = pretrain(settings(pictures / "pairs.csv"), tmp_path, watched=watched, log_every=1)
+    results = pretrain(settings(pictures / "pairs.csv"), tmp_path, watched=watched)
     assert results["counts"] == {"found": 12, "trained": 12, "bad": 0}
     assert (results["epochs"], results["steps"]) == (3, 9)
     assert results == json.loads((tmp_path / RESULTS).read_text())
@@ -175,7 +178,7 @@ TIGHT = replace(SMALL, scorer=Tight(layers=1))
 def straight(pictures: Path, tmp_path_factory) -> Path:
     """The run that nobody stops."""
     folder = tmp_path_factory.mktemp("straight")
-    pretrain(settings(pictures / "pairs.csv", TIGHT, epochs=8), folder, log_every=1)
+    pretrain(settings(pictures / "pairs.csv", TIGHT, epochs=8), folder)
     return folder
 
 
@@ -183,8 +186,9 @@ def process(pictures: Path, folder: Path) -> subprocess.Popen:
     """The same run in a process of its own, which saves after every step."""
     program = (
         "from pathlib import Path; from test_pretrain import *\n"
-        f"given = settings(Path({str(pictures / 'pairs.csv')!r}), TIGHT, epochs=8, workers=1)\n"
-        f"pretrain(given, Path({str(folder)!r}), save_minutes=0, log_every=1)"
+        f"pairs = Path({str(pictures / 'pairs.csv')!r})\n"
+        "given = settings(pairs, TIGHT, epochs=8, workers=1, save=0)\n"
+        f"pretrain(given, Path({str(folder)!r}))"
     )
     here = [ROOT, ROOT / "tests", Path(__file__).parent]
     path = os.pathsep.join([*map(str, here), os.environ.get("PYTHONPATH", "")])

@@ -136,7 +136,7 @@ def test_clips_are_recognized(tmp_path: Path, capsys, monkeypatch) -> None:
     assert "1 templates, averaged as probabilities, temperature none" in printed
     import pandas as pd
 
-    from videoclip.frames.data import FrameStore
+    from videoclip.frames.store import FrameStore
     from videoclip.manifest import read_manifest
 
     store = FrameStore(tmp_path / "found/frames", size=224, frames=4, fit="crop")

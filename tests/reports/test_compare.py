@@ -20,7 +20,7 @@ from videoclip.__main__ import main
 from videoclip.checkpoints.weights import load
 from videoclip.evaluation.evaluate import evaluate
 from videoclip.experiment import Data, Experiment
-from videoclip.frames.data import FrameStore
+from videoclip.frames.store import FrameStore
 from videoclip.manifest import manifest_hash, read_manifest
 from videoclip.reports.compare import absolute
 from videoclip.tasks import Recognition

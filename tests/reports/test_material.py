@@ -10,7 +10,7 @@ from data_prep.moving_shapes import generate
 from videoclip.commands import evaluate_retrieval
 from videoclip.errors import VocabularyError
 from videoclip.experiment import Data, Experiment
-from videoclip.frames.data import FrameStore
+from videoclip.frames.store import FrameStore
 from videoclip.frames.transforms import Pixels
 from videoclip.manifest import read_manifest
 from videoclip.model import Model

@@ -9,8 +9,8 @@ import torch
 from models import build
 
 from videoclip.errors import VideoclipError
-from videoclip.experiment import Data, Optim
-from videoclip.frames.data import FrameStore
+from videoclip.experiment import Data, Optim, Run
+from videoclip.frames.store import FrameStore
 from videoclip.manifest import Clip
 from videoclip.tasks import Retrieval
 from videoclip.towers import Text
@@ -55,7 +55,7 @@ def train_small(
             precision="fp32", **optim,
         ),
         data=Data(takes=1, crop=0.8, words=12, workers=0), classes=(), seed=0, validate=validate,
-        label="test", folder=run or folder / f"run{next(RUNS)}",
+        label="test", run=Run(), folder=run or folder / f"run{next(RUNS)}",
     )  # fmt: skip
     return model, history, weights
 

@@ -12,8 +12,8 @@ from videoclip.distributed import device, main_process, start
 from videoclip.errors import ManifestError, VideoclipError
 from videoclip.evaluation.evaluate import FrameOrder
 from videoclip.evaluation.recognition import Ensemble, Temperature, evaluate_parts
-from videoclip.frames.data import FrameStore
 from videoclip.frames.sampling import Rule
+from videoclip.frames.store import FrameStore
 from videoclip.frames.views import views_named
 from videoclip.heads import Mean
 from videoclip.image_text.features import fingerprint

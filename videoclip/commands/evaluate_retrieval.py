@@ -26,7 +26,7 @@ from videoclip.evaluation.opt_ins import (
     reranked_results,
 )
 from videoclip.figures.metrics import TIE_RULE, reference_metrics, tie_note
-from videoclip.frames.data import FrameStore
+from videoclip.frames.store import FrameStore
 from videoclip.image_text.features import fingerprint
 from videoclip.layers import Activation
 from videoclip.manifest import Clip, manifest_hash, read_manifest, require_captions, with_splits

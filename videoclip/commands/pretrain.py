@@ -61,10 +61,6 @@ class Options:
     and test/ above them."""
     seed: int = 0
     """Of new weights, order and augmentation."""
-    save_minutes: float = 10.0
-    """How much work a kill may cost."""
-    log_every: int = 10
-    """Steps between two lines of metrics.jsonl."""
 
 
 class Source(NamedTuple):
@@ -90,6 +86,7 @@ def main(arguments: Sequence[str]) -> None:
     if chosen:  # its fields decide which options there are, so it is built first
         settings = dataclasses.replace(settings, model=architecture(chosen))
     parts = {"": settings.optim, "data": settings.data, "model": settings.model}
+    parts["run"] = settings.run
     kind = with_fields(Options, parts)
     options: Any = tyro.cli(
         kind,
@@ -101,7 +98,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     settings = dataclasses.replace(
         source.settings, optim=options.field_0, data=options.field_1, model=options.field_2,
-        seed=options.seed,
+        run=options.field_3, seed=options.seed,
     )  # fmt: skip
     title = source.title or _title(settings.data.source)
     title = options.pictures.resolve().name if options.pictures else title
@@ -118,8 +115,6 @@ def main(arguments: Sequence[str]) -> None:
         output,
         checkpoint=options.checkpoint,
         watched=watched,
-        save_minutes=options.save_minutes,
-        log_every=options.log_every,
         command=" ".join(["videoclip pretrain", *arguments]),
     )
     writes = main_process()

@@ -24,8 +24,9 @@ from videoclip.figures.metrics import (
     text_to_video_ranks,
     video_to_text_ranks,
 )
-from videoclip.frames.data import FrameStore, collate
+from videoclip.frames.loader import collate
 from videoclip.frames.sampling import FrameOrder, frame_order
+from videoclip.frames.store import FrameStore
 from videoclip.manifest import Clip
 from videoclip.model import VideoCLIP
 from videoclip.tokenizer import Tokenizer

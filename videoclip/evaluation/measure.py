@@ -13,7 +13,7 @@ import pandas as pd
 from videoclip.evaluation.evaluate import DIRECTIONS, Evaluation, FrameOrder, evaluate
 from videoclip.evaluation.recognition import evaluate_actions
 from videoclip.figures.metrics import Ranks, tie_note
-from videoclip.frames.data import FrameStore
+from videoclip.frames.store import FrameStore
 from videoclip.frames.views import Views
 from videoclip.manifest import Clip, sources
 from videoclip.model import VideoCLIP

@@ -14,7 +14,7 @@ import numpy as np
 
 from videoclip.errors import VideoclipError, VideoError
 from videoclip.evaluation.recognition import Ensemble, Temperature, part_probabilities
-from videoclip.frames.data import FrameStore
+from videoclip.frames.store import FrameStore
 from videoclip.frames.views import views_named
 from videoclip.manifest import Clip
 from videoclip.model import VideoCLIP

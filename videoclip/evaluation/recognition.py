@@ -21,8 +21,9 @@ from videoclip.errors import VideoclipError
 from videoclip.evaluation.evaluate import SLOW, embed_captions
 from videoclip.figures.classification import Classification, classification
 from videoclip.figures.metrics import check_counts
-from videoclip.frames.data import FrameStore, collate
+from videoclip.frames.loader import collate
 from videoclip.frames.sampling import FrameOrder, frame_order
+from videoclip.frames.store import FrameStore
 from videoclip.frames.views import Views
 from videoclip.image_text.zero_shot import class_embeddings, require_numbers, say_what_is_cut
 from videoclip.manifest import Clip

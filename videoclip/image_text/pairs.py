@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from videoclip.distributed import share
 from videoclip.errors import ImageError, VideoclipError
-from videoclip.frames.data import number_of_batches, read_ahead
+from videoclip.frames.loader import number_of_batches, read_ahead
 from videoclip.frames.transforms import random_resized_crop
 from videoclip.image_text.images import open_image
 from videoclip.image_text.shards import Index, find_shards, index

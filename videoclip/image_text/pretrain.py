@@ -23,7 +23,7 @@ from videoclip.config import to_json
 from videoclip.distributed import agree, alike, device, gather_objects, main_process, on_main
 from videoclip.errors import VideoclipError
 from videoclip.experiment import Pretraining
-from videoclip.frames.data import number_of_batches
+from videoclip.frames.loader import number_of_batches
 from videoclip.image_text.images import ImageSet
 from videoclip.image_text.pairs import Pairs, open_pairs, pair_batches
 from videoclip.image_text.zero_shot import zero_shot
@@ -104,16 +104,14 @@ def pretrain(
     *,
     checkpoint: str | None = None,
     watched: Watched | None = None,
-    save_minutes: float = 10.0,
-    log_every: int = 10,
     command: str = "",
 ) -> dict[str, Any]:
     """Trains a CLIP into a run folder, or goes on where an earlier call was stopped.
 
     Returns the content of results.json. SIGINT and SIGTERM end it after the present step with a
     saved state and KeyboardInterrupt; where the process is killed outright, at most the last
-    `save_minutes` are trained again, to the same weights. Where processes have been started to
-    share the batches (`distributed.start`), all must call it.
+    `settings.run.save_minutes` are trained again, to the same weights. Where processes have been
+    started to share the batches (`distributed.start`), all must call it.
 
     Raises VideoclipError where the folder holds a run with other settings, where no pair can be
     read, and where loss or gradient is not finite.
@@ -144,7 +142,7 @@ def pretrain(
             at, pace = at.add(batch), pace.add(batch)
             bar.update()
             values: dict[str, float] = {}
-            if batch.step and (at.done % log_every == 0 or batch.ends_epoch):
+            if batch.step and (at.done % settings.run.log_every == 0 or batch.ends_epoch):
                 values = batch.step._asdict() | pace.values()
                 bar.set_postfix_str(
                     "loss {loss:.3f}, {pairs_per_second:.0f} pairs/s, "
@@ -157,7 +155,7 @@ def pretrain(
             if values and logbook:
                 logbook.write(at.done, batch.epoch, **values)
             stop = agree(interruption.asked)
-            if stop or agree(time.monotonic() - saved >= 60 * save_minutes):
+            if stop or agree(time.monotonic() - saved >= 60 * settings.run.save_minutes):
                 gather_bad(pairs)
                 on_main(keep, folder, engine, at, pairs)
                 saved = time.monotonic()
@@ -216,7 +214,9 @@ def record_run(
     if path.is_file():
         try:
             there = {key: json.loads(path.read_text())[key] for key in decides}
-            there["settings"]["data"]["workers"] = settings.data.workers  # changes no result
+            # What changes no result may be other now.
+            there["settings"]["data"]["workers"] = settings.data.workers
+            there["settings"]["run"] = to_json(settings.run)
         except (ValueError, KeyError, TypeError) as error:
             raise VideoclipError(
                 f"{path} cannot be read ({error!r}); choose another --output"

@@ -22,7 +22,7 @@ from videoclip.distributed import device, on_main
 from videoclip.evaluation.evaluate import FRAME_ORDERS
 from videoclip.evaluation.measure import measure
 from videoclip.experiment import Data, Experiment, Row
-from videoclip.frames.data import FrameStore
+from videoclip.frames.store import FrameStore
 from videoclip.heads import Mean
 from videoclip.manifest import manifest_hash, read_manifest, with_splits
 from videoclip.mixers import NoMixer
@@ -85,7 +85,7 @@ def pretrained(material: Material, folder: Path) -> tuple[VideoCLIP, str]:
     history = train(
         model, task, pictures, store,
         optim=experiment.pretrain, data=replace(data, takes=takes), classes=material.classes,
-        seed=0, label="pre-training", folder=home,
+        seed=0, label="pre-training", folder=home, run=experiment.run,
         validate=lambda m: measure(
             m, task, held_out, store, words=data.words, classes=material.classes
         ).selection,
@@ -150,7 +150,7 @@ def run_cell(
         history = train(
             model, task, material.splits["train"], stores.training,
             optim=experiment.finetune, data=data, classes=material.classes, seed=seed,
-            label=f"{name}, seed {seed}", folder=home,
+            label=f"{name}, seed {seed}", folder=home, run=experiment.run,
             validate=(lambda _: measured(clips=material.splits["val"]).selection)
             if experiment.selection == "best"
             else None,

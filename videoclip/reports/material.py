@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from videoclip.errors import VideoclipError
 from videoclip.experiment import Experiment
-from videoclip.frames.data import FrameStore
+from videoclip.frames.store import FrameStore
 from videoclip.frames.views import Views, views_named
 from videoclip.manifest import SPLITS, Clip, manifest_hash, read_manifest, with_splits
 from videoclip.tasks import Recognition, class_names

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from videoclip.distributed import agree, main_process, on_main
-from videoclip.experiment import Data, Optim
-from videoclip.frames.data import FrameStore, batches, number_of_batches
+from videoclip.experiment import Data, Optim, Run
+from videoclip.frames.loader import batches, number_of_batches
+from videoclip.frames.store import FrameStore
 from videoclip.manifest import Clip
 from videoclip.model import VideoCLIP
 from videoclip.tasks import Task
@@ -23,8 +24,6 @@ from videoclip.training.snapshots import newest_state, save_state
 from videoclip.types import Batch
 
 STATES = "states"
-LOG_EVERY = 10
-"""Steps from one line of the logbook to the next."""
 
 
 class Trained(NamedTuple):
@@ -143,7 +142,7 @@ def train(
     validate: Callable[[VideoCLIP], float] | None,
     label: str,
     folder: Path,
-    save_minutes: float = 10.0,
+    run: Run,
 ) -> list[Epoch]:
     """Trains the model in place on clips; it is left with the weights of the best validated epoch.
 
@@ -188,7 +187,7 @@ def train(
             if trained.step:
                 losses = [losses[0] + trained.step.loss, losses[1] + 1]
             values: dict[str, float] = {}
-            if trained.step and (done % LOG_EVERY == 0 or trained.ends_epoch):
+            if trained.step and (done % run.log_every == 0 or trained.ends_epoch):
                 values, pace = trained.step._asdict() | pace.values(), Pace()
                 told = "loss {loss:.3f}, {waiting_for_data:.0%} waiting for data".format(**values)
                 if history and history[-1].validation is not None:
@@ -206,7 +205,7 @@ def train(
             if values and logbook:
                 logbook.write(done, trained.epoch, **values)
             stop = agree(interruption.asked)
-            if stop or agree(time.monotonic() - saved >= 60 * save_minutes):
+            if stop or agree(time.monotonic() - saved >= 60 * run.save_minutes):
                 on_main(keep)
                 saved = time.monotonic()
             if stop:
