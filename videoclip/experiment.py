@@ -133,6 +133,11 @@ class Run:
     """How much work a kill may cost."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
+    engine: Literal["plain", "deepspeed"] = "plain"
+    """What trains: plain PyTorch, or DeepSpeed, which spreads what training keeps in memory."""
+    zero: Literal[0, 1, 2, 3] = 1
+    """ZeRO's stage under DeepSpeed. What is spread over the processes: 1 the optimizer's moments, 2
+    the gradients too, 3 the weights too; 0 nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ from videoclip.model import VideoCLIP
 from videoclip.prompts import PLAIN
 from videoclip.record import environment
 from videoclip.training.engine import Engine
+from videoclip.training.engines import engine_of
 from videoclip.training.interruption import Interruption
 from videoclip.training.logbook import Logbook, curve, read_metrics
 from videoclip.training.snapshots import newest_state, save_state
@@ -126,7 +127,7 @@ def pretrain(
     if there := on_main(_results, folder):
         return there
     per_epoch = number_of_batches(len(pairs), optim.batch_size)
-    engine = Engine(model, optim, steps=per_epoch * optim.epochs)
+    engine = engine_of(model, optim, settings.run, steps=per_epoch * optim.epochs)
     at = resume(folder, engine, pairs)
     main, pace, saved = main_process(), Pace(), time.monotonic()
     logbook = Logbook(folder, done=at.done) if main else None
@@ -143,7 +144,7 @@ def pretrain(
             bar.update()
             values: dict[str, float] = {}
             if batch.step and (at.done % settings.run.log_every == 0 or batch.ends_epoch):
-                values = batch.step._asdict() | pace.values()
+                values = batch.step.values() | pace.values()
                 bar.set_postfix_str(
                     "loss {loss:.3f}, {pairs_per_second:.0f} pairs/s, "
                     "{waiting_for_data:.0%} waiting".format(**values)

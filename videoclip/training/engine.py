@@ -49,6 +49,12 @@ class Step(NamedTuple):
     """By which cosines are multiplied, after the step."""
     samples: int
     """Clips or pictures that it was taken on, over all processes."""
+    fault: str | None = None
+    """Why the weights were left as they were, such as "the loss is nan"; None after a good step."""
+
+    def values(self) -> dict[str, float]:
+        """The numbers, for a logbook."""
+        return {name: value for name, value in self._asdict().items() if name != "fault"}
 
 
 class Engine:

@@ -18,6 +18,7 @@ from videoclip.manifest import Clip
 from videoclip.model import VideoCLIP
 from videoclip.tasks import Task
 from videoclip.training.engine import Engine, Step
+from videoclip.training.engines import engine_of
 from videoclip.training.interruption import Interruption
 from videoclip.training.logbook import Logbook
 from videoclip.training.snapshots import newest_state, save_state
@@ -156,7 +157,7 @@ def train(
     draw, per_epoch = draw_of(
         model, task, clips, store, optim=optim, data=data, classes=classes, seed=seed
     )
-    engine = Engine(model, optim, steps=per_epoch * optim.epochs, steps_per_epoch=per_epoch)
+    engine = engine_of(model, optim, run, steps=per_epoch * optim.epochs, steps_per_epoch=per_epoch)
     kept = newest_state(folder / STATES)
     done, losses, history, best = 0, [0.0, 0], [], None
     if kept is None:
@@ -188,7 +189,7 @@ def train(
                 losses = [losses[0] + trained.step.loss, losses[1] + 1]
             values: dict[str, float] = {}
             if trained.step and (done % run.log_every == 0 or trained.ends_epoch):
-                values, pace = trained.step._asdict() | pace.values(), Pace()
+                values, pace = trained.step.values() | pace.values(), Pace()
                 told = "loss {loss:.3f}, {waiting_for_data:.0%} waiting for data".format(**values)
                 if history and history[-1].validation is not None:
                     told += f", validation {history[-1].validation:.1f}"
