@@ -18,7 +18,7 @@ from videoclip.scorers import Scorer
 from videoclip.tasks import Recognition, Retrieval, Task
 from videoclip.towers import Labels, Language, Visual
 
-Lock = Literal["none", "image", "text"]
+Lock = Literal["none", "image", "text", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,8 @@ class Optim:
     """blocks: activations of transformer blocks are computed again instead of kept; a third more
     work, and a seventh of the activations in memory."""
     lock: Lock = "none"
-    """A tower that is not trained, its projection included (LiT); the temperature always is."""
+    """A tower that is not trained, its projection included (LiT); the temperature always is. both:
+    only heads, scorers and mixers learn."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers with which nothing can be trained."""

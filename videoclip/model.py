@@ -203,13 +203,16 @@ class VideoCLIP(nn.Module):
             return frames.pixels
         return normalize(frames.pixels, self.pixel_mean, self.pixel_std)
 
-    def embed_video(self, frames: Frames) -> Embedding:
-        """Frames -> Embedding: the tower, then the head."""
-        return self.head(self.features(frames))
+    def embed_video(self, clips: Frames | Features) -> Embedding:
+        """Frames -> Embedding: the tower, then the head; what is Features already skips the tower."""
+        return self.head(clips if isinstance(clips, Features) else self.features(clips))
 
     def embed_text(self, ids: Tensor) -> Embedding:
-        """Token ids (N, L) -> Embedding with one token, the text's feature."""
-        vector = self.clip.encode_text(ids)
+        """Token ids (N, L) -> Embedding with one token, the text's feature.
+
+        What is float already, (N, D), is what the tower has made of texts, and skips it.
+        """
+        vector = ids if ids.is_floating_point() else self.clip.encode_text(ids)
         one = torch.ones(len(vector), 1, dtype=torch.bool, device=vector.device)
         return Embedding(vector, vector[:, None], one)
 

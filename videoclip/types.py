@@ -86,15 +86,22 @@ def _numbers(texts: Sequence[str]) -> Tensor:
 class Batch(NamedTuple):
     """What the training loop sees: of a batch that processes share, the part of one of them."""
 
-    frames: Frames
+    frames: Frames | Features
+    """The clips; of a locked vision tower what it makes of them may be there already."""
     ids: Tensor
-    """(Q, L) token ids: caption i belongs to clip i, or a sentence for every class."""
+    """(Q, L) token ids: caption i belongs to clip i, or a sentence for every class. Of a locked
+    text tower it may be (Q, D) float: what the tower makes of them."""
     matches: Tensor
     """(Q, B) bool: True where text i describes clip j; float where clips were mixed."""
     names: tuple[str, ...]
     """The video ids, so that a bad step can name them."""
     keys: Keys | None = None
     """What the matches are made of; needed where processes share a batch."""
+
+
+def moved(clips: Frames | Features, device: torch.device) -> Frames | Features:
+    """The same clips on a device, without the layers of features."""
+    return type(clips)(*(part.to(device, non_blocking=True) for part in clips[:2]))
 
 
 def joined(parts: Sequence[Embedding]) -> Embedding:

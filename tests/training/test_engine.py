@@ -38,8 +38,8 @@ def batch(number: int = 0, size: int = 6, frames: int = 2, side: int = 16) -> Ba
     return made
 
 
-def resnet() -> nn.Module:
-    return build(visual=ResNet(width=16, layers=(1, 1, 1, 1), image_size=32))
+def resnet(head: str = "mean") -> nn.Module:
+    return build(head=head, visual=ResNet(width=16, layers=(1, 1, 1, 1), image_size=32))
 
 
 def trained(model: nn.Module, optim: Optim, steps: int = 3, side: int = 16) -> nn.Module:
@@ -142,21 +142,21 @@ def test_adam_has_the_papers_constants(make, betas: tuple[float, float], side: i
 
 @pytest.mark.parametrize("chunk_size", [None, 2])
 @pytest.mark.parametrize("make", [build, resnet])
-@pytest.mark.parametrize("lock", ["image", "text"])
+@pytest.mark.parametrize("lock", ["image", "text", "both"])
 def test_a_locked_tower_stays_to_the_bit(lock: str, make, chunk_size: int | None) -> None:
-    model = make()
+    model = make(head="transformer")
     side = model.config.visual.image_size
     before = copy.deepcopy(model.state_dict())
     trained(model, replace(OPTIM, lock=lock, chunk_size=chunk_size), side=side)
     after = model.state_dict()
     for name, value in before.items():
-        is_image = name.startswith("clip.visual.")
-        locked = is_image == (lock == "image") and "logit" not in name
-        if locked:
+        side = "image" if name.startswith("clip.visual.") else "text"
+        if lock in (side, "both") and name.startswith("clip.") and "logit" not in name:
             assert torch.equal(after[name], value), name
-    assert not torch.equal(after["clip.logit_scale"], before["clip.logit_scale"])
-    other = "clip.text_projection" if lock == "image" else "clip.visual.conv1.weight"
-    assert not torch.equal(after[other], before[other])
+    learned = ["clip.logit_scale", "head.transformer.resblocks.0.ln_1.weight"]
+    others = {"image": ["clip.text_projection"], "text": ["clip.visual.conv1.weight"], "both": []}
+    for name in learned + others[lock]:
+        assert not torch.equal(after[name], before[name]), name
     assert not any(module.training for module in locked_modules(model, Optim(lock=lock)))
     assert model.clip.training
 

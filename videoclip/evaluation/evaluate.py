@@ -30,7 +30,7 @@ from videoclip.frames.store import FrameStore
 from videoclip.manifest import Clip
 from videoclip.model import VideoCLIP
 from videoclip.tokenizer import Tokenizer
-from videoclip.types import Embedding, Frames, joined
+from videoclip.types import Embedding, joined, moved
 
 FRAME_ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
 Direction = Literal["text_to_video", "video_to_text"]
@@ -228,7 +228,7 @@ def _embed_clips(
             ]
         )
         began = time.perf_counter()
-        embedding = model.embed_video(Frames(*(part.to(model.device) for part in frames)))
+        embedding = model.embed_video(moved(frames, model.device))
         embedding.vector.sum().item()  # waits for the device
         milliseconds = 1000 * (time.perf_counter() - began) / len(chosen)
         if not reads_tokens(model):  # keep and send no more than the vectors

@@ -30,7 +30,7 @@ from videoclip.manifest import Clip
 from videoclip.model import VideoCLIP
 from videoclip.scorers import Cosine
 from videoclip.tasks.action_protocols import Part
-from videoclip.types import Embedding, Frames
+from videoclip.types import Embedding, Features, Frames, moved
 
 Ensemble = Literal["mean", "embeddings"]
 Temperature = Literal["reference", "model"]
@@ -164,7 +164,7 @@ def part_probabilities(
     for rows in bar:
         frames = _frames(rows, store, views, order, takes)
         began = time.perf_counter()
-        video = model.embed_video(Frames(*(part.to(model.device) for part in frames)))
+        video = model.embed_video(moved(frames, model.device))
         require_numbers(video.vector, "views of clips")  # which also waits for the device
         milliseconds.append(1000 * (time.perf_counter() - began) / len(rows))
         logits = class_logits(model, texts, video, len(names), temperature)
@@ -234,8 +234,8 @@ def action_probabilities(logits: Tensor) -> Tensor:
 
 def _frames(
     clips: Sequence[Clip], store: FrameStore, views: Views | None, order: FrameOrder, takes: int
-) -> Frames:
-    """All views of the clips, those of a clip side by side: (B * views, T, 3, H, W)."""
+) -> Frames | Features:
+    """All views of the clips, those of a clip side by side: (B * views, T, ...)."""
     shown = []
     for clip in clips:
         every = store.read_views(clip, views) if views else store.read(clip, takes)[None]

@@ -24,18 +24,21 @@ from videoclip.manifest import Clip
 from videoclip.randomness import generator
 from videoclip.tasks import Texts
 from videoclip.tokenizer import Tokenizer
-from videoclip.types import Batch, Frames
+from videoclip.types import Batch, Features, Frames
 
 
-def collate(clips: Sequence[Tensor]) -> Frames:
-    """Clips (T, 3, H, W) of ragged length -> Frames, padded with zeros at the end."""
+def collate(clips: Sequence[Tensor]) -> Frames | Features:
+    """Clips of ragged length, padded with zeros at the end.
+
+    Pixels (T, 3, H, W) become Frames, what a tower made of them, (T, D), Features.
+    """
     longest = max(len(clip) for clip in clips)
     pixels = torch.zeros(len(clips), longest, *clips[0].shape[1:], dtype=clips[0].dtype)
     mask = torch.zeros(len(clips), longest, dtype=torch.bool)
     for row, clip in enumerate(clips):
         pixels[row, : len(clip)] = clip
         mask[row, : len(clip)] = True
-    return Frames(pixels, mask)
+    return (Features if clips[0].ndim == 2 else Frames)(pixels, mask)
 
 
 def batches(
@@ -133,10 +136,12 @@ class _Reader(Dataset):
         pixels = []
         for clip, number in zip(clips, numbers, strict=True):
             frames = self.store.read(clip, self.takes, int(number.integers(self.takes)))
-            pixels.append(self.augment(frames, sample=clip.video_id))
+            if frames.ndim == 4:  # features are of frames that were changed already
+                frames = self.augment(frames, sample=clip.video_id)
+            pixels.append(frames)
         nothing = torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8)
         frames = collate(pixels or [nothing])
-        frames = Frames(*(part[: len(pixels)] for part in frames))
+        frames = type(frames)(*(part[: len(pixels)] for part in frames[:2]))
         names = tuple(clip.video_id for clip in clips)
         return Batch(frames, self.tokenizer(list(sentences)), keys.matches(), names, keys)
 

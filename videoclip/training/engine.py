@@ -29,7 +29,7 @@ from videoclip.training import grad_cache
 from videoclip.training.contrast import Contrast, own_texts
 from videoclip.training.losses import LOSSES
 from videoclip.training.optim import autocast, freeze, locked_modules, trainers
-from videoclip.types import Batch, Embedding, Frames
+from videoclip.types import Batch, Embedding, Features, Frames, moved
 
 T = TypeVar("T")
 NAMED = 10
@@ -133,8 +133,7 @@ class Engine:
         size = self.optim.chunk_size or max(1, contrast.samples, len(contrast.matches))
         frames, ids = _in_chunks(batch, size)
         device = self.model.device
-        frames = Frames(*(part.to(device, non_blocking=True) for part in frames))
-        ids = ids.to(device)
+        frames, ids = moved(frames, device), ids.to(device)
         # No process goes another way than the others: they would wait for each other.
         if distributed.agree(size < max(len(ids), len(frames.mask))):
             grad_cache.backward(
@@ -219,8 +218,8 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _in_chunks(batch: Batch, size: int) -> tuple[Frames, Tensor]:
-    """Frames and ids, of each at least one and as many chunks as the other processes have.
+def _in_chunks(batch: Batch, size: int) -> tuple[Frames | Features, Tensor]:
+    """Clips and ids, of each at least one and as many chunks as the other processes have.
 
     What is missing is filled up with blank rows, so that all processes do the same and the weights
     of all get gradients; `Contrast` cuts what comes of them off.
@@ -230,5 +229,5 @@ def _in_chunks(batch: Batch, size: int) -> tuple[Frames, Tensor]:
         missing = (distributed.largest(-(-len(x) // size)) - 1) * size + 1 - len(x)
         return torch.cat([x, x.new_full((missing, *x.shape[1:]), value)]) if missing > 0 else x
 
-    pixels, mask = batch.frames
-    return Frames(filled(pixels), filled(mask, True)), filled(batch.ids)
+    shown, mask = batch.frames[:2]
+    return type(batch.frames)(filled(shown), filled(mask, True)), filled(batch.ids)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from videoclip.model import VideoCLIP
-from videoclip.types import Embedding, Frames, joined
+from videoclip.types import Embedding, Features, Frames, joined
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 class Chunk(NamedTuple):
     """A part of one side of a batch: what it takes to embed it a second time."""
 
-    part: Tensor | Frames
+    part: Tensor | Frames | Features
     random: dict[str, Tensor]
     """The state of the random number generators before the first time."""
     cached: Embedding
@@ -43,7 +43,7 @@ def take_back(make: Callable[[], Tensor]) -> Tensor:
 
 def backward(
     model: VideoCLIP,
-    frames: Frames,
+    frames: Frames | Features,
     ids: Tensor,
     loss: Callable[[Embedding, Embedding], Tensor],
     *,
@@ -63,10 +63,10 @@ def backward(
     normalizes within a chunk, so a ResNet in chunks is not the ResNet of the whole batch. Its
     running averages are updated once for every chunk.
     """
-    split = zip(*(tensor.split(chunk_size) for tensor in frames), strict=True)
+    split = zip(*(tensor.split(chunk_size) for tensor in frames[:2]), strict=True)
     sides = [
         (model.embed_text, ids.split(chunk_size)),
-        (model.embed_video, [Frames(*part) for part in split]),
+        (model.embed_video, [type(frames)(*part) for part in split]),
     ]
     # A context for each phase: autocast keeps casts of the weights, here without their gradients.
     with autocast(), torch.no_grad(), _unchanged_averages(model):
@@ -89,7 +89,9 @@ def backward(
 
 
 def _embed(
-    embed: Callable[[Tensor | Frames], Embedding], part: Tensor | Frames, device: torch.device
+    embed: Callable[[Tensor | Frames | Features], Embedding],
+    part: Tensor | Frames | Features,
+    device: torch.device,
 ) -> Chunk:
     random = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -105,7 +107,7 @@ def _replay(random: dict[str, Tensor], device: torch.device) -> None:
 
 
 def _pull(
-    embed: Callable[[Tensor | Frames], Embedding],
+    embed: Callable[[Tensor | Frames | Features], Embedding],
     chunk: Chunk,
     autocast: Callable[[], AbstractContextManager],
 ) -> Tensor:

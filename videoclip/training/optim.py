@@ -103,6 +103,8 @@ def locked_parameters(model: VideoCLIP, lock: Lock) -> list[nn.Parameter]:
     projection is part of it. The temperature and the bias belong to neither tower.
     """
     clip = model.clip
+    if lock == "both":
+        return [*locked_parameters(model, "image"), *locked_parameters(model, "text")]
     if lock == "image":
         return list(clip.visual.parameters())
     if lock == "text":
@@ -113,12 +115,11 @@ def locked_parameters(model: VideoCLIP, lock: Lock) -> list[nn.Parameter]:
 
 
 def locked_modules(model: VideoCLIP, optim: Optim) -> list[nn.Module]:
-    """The modules of a locked tower. The text tower's stand beside `visual` in one module."""
-    if optim.lock == "image":
-        return [model.clip.visual]
-    if optim.lock == "text":
-        return [part for name, part in model.clip.named_children() if name != "visual"]
-    return []
+    """The modules of a locked tower. The text tower's stand beside `visual`."""
+    sides = {"image": [model.clip.visual]}
+    sides["text"] = [part for name, part in model.clip.named_children() if name != "visual"]
+    sides["both"] = sides["image"] + sides["text"]
+    return sides.get(optim.lock, [])
 
 
 class Level(NamedTuple):
