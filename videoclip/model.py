@@ -204,7 +204,7 @@ class VideoCLIP(nn.Module):
         return normalize(frames.pixels, self.pixel_mean, self.pixel_std)
 
     def embed_video(self, clips: Frames | Features) -> Embedding:
-        """Frames -> Embedding: the tower, then the head; what is Features already skips the tower."""
+        """Frames -> Embedding: the tower, then the head. Features skip the tower."""
         return self.head(clips if isinstance(clips, Features) else self.features(clips))
 
     def embed_text(self, ids: Tensor) -> Embedding:

@@ -44,6 +44,7 @@ def test_the_uniform_take_holds_exactly_the_sampled_frames(videos, tmp_path) -> 
     assert torch.equal(store.read(videos[2], 3), expected)
     takes = [store.read(videos[2], 3, take) for take in range(3)]
     assert not torch.equal(takes[1], takes[2])
+    assert torch.equal(store.decoded(videos[2], 3), torch.stack(takes))
 
 
 def test_frames_that_are_squashed_are_other_files(videos, tmp_path) -> None:

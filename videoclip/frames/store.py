@@ -71,6 +71,15 @@ class FrameStore:
             takes, take = 1, 0
         return torch.from_numpy(_array(self._path(clip, takes))[take].copy())
 
+    def decoded(self, clip: Clip, takes: int) -> Tensor:
+        """All takes of a clip, (takes, T, 3, size, size) uint8, decoded now and not kept.
+
+        Raises VideoError where it cannot be read.
+        """
+        with open_video(clip.path) as video:
+            places, pixels = self._sample(video, clip, takes)
+        return pixels[torch.from_numpy(places)]
+
     def fill_views(self, clips: Sequence[Clip], views: Views, label: str) -> list[Clip]:
         """As `fill`, for views."""
         return self._fill(clips, partial(self._decode_views, views=views), label)
@@ -99,8 +108,11 @@ class FrameStore:
         self.unreadable |= bad
         return [clip for clip in clips if clip.video_id not in bad]
 
-    def _path(self, clip: Clip, kept: int | Views) -> Path:
-        """Where so many takes, or these views, of a clip are kept."""
+    def key(self, clip: Clip, kept: int | Views) -> str:
+        """What names so many takes, or these views, of a clip: its file and how it is read.
+
+        Raises VideoError where the file is gone.
+        """
         try:
             status = clip.path.stat()
         except OSError as error:
@@ -110,16 +122,21 @@ class FrameStore:
             key += [self.frames, self.rule, kept.clips, kept.short_side, kept.seconds, "views"]
         else:
             key += [self.size, self.frames, kept, self.fit, self.rule]
-        return self.folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.npy"
+        return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+
+    def _path(self, clip: Clip, kept: int | Views) -> Path:
+        return self.folder / f"{self.key(clip, kept)}.npy"
 
     def _decode(self, clip: Clip, takes: int) -> str:
-        def sample(video: Video) -> tuple[np.ndarray, Tensor]:
-            samples = self._samples(video, clip, takes)
-            wanted, places = np.unique(samples, return_inverse=True)
-            pixels = resize_and_crop(video.read(wanted), self.size, self.fit)
-            return places.reshape(samples.shape), pixels
-
+        sample = partial(self._sample, clip=clip, takes=takes)
         return self._keep(clip, takes if self.rule != "seconds" else 1, sample)
+
+    def _sample(self, video: Video, clip: Clip, takes: int) -> tuple[np.ndarray, Tensor]:
+        """The frames that the takes show, each once, and which of them stands where."""
+        samples = self._samples(video, clip, takes)
+        wanted, places = np.unique(samples, return_inverse=True)
+        pixels = resize_and_crop(video.read(wanted), self.size, self.fit)
+        return places.reshape(samples.shape), pixels
 
     def _samples(self, video: Video, clip: Clip, takes: int) -> np.ndarray:
         """Which frames of a video each take shows: (takes, T)."""
