@@ -104,6 +104,13 @@ class Optim:
     lock: Lock = "none"
     """A tower that is not trained, its projection included (LiT); the temperature always is. both:
     only heads, scorers and mixers learn."""
+    stochastic_depth: float = 0.0
+    """How often the last transformer block of a tower or head lets a sample pass by each of its
+    halves in training; blocks below do so less often, in a straight line to zero below the first
+    one (Huang et al. 2016)."""
+    ema: float | None = None
+    """The decay of a moving average of the weights, such as 0.999: the averages are validated and
+    kept. None: the weights themselves are."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers with which nothing can be trained."""
@@ -122,6 +129,10 @@ class Optim:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} is {value}; it must be above 0")
+        for name in ("stochastic_depth", "ema"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 0 and below 1")
         if self.epsilon is not None and self.optimizer == "sgd":
             raise ConfigError(f"epsilon is {self.epsilon}, but optimizer 'sgd' reads none; drop it")
 
@@ -139,6 +150,9 @@ class Run:
     zero: Literal[0, 1, 2, 3] = 1
     """ZeRO's stage under DeepSpeed. What is spread over the processes: 1 the optimizer's moments, 2
     the gradients too, 3 the weights too; 0 nothing."""
+    compile: Literal["off", "blocks"] = "off"
+    """blocks: torch.compile turns transformer blocks and heads into faster code. The first steps
+    wait for it, it needs a C++ compiler on a processor, and last digits change."""
 
 
 @dataclass(frozen=True, kw_only=True)

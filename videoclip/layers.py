@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.ops import stochastic_depth
 
 Activation = Literal["quick_gelu", "gelu"]
 FEW_ROWS = 64
@@ -41,7 +42,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     rows = x.shape[:-1].numel()
     if (
-        rows < FEW_ROWS
+        torch.compiler.is_compiling()  # which does not know that call
+        or rows < FEW_ROWS
         or x.dtype != torch.float32
         or x.device.type != "cpu"
         or torch.is_autocast_enabled("cpu")
@@ -176,6 +178,8 @@ class ResidualBlock(nn.Module):
 
     checkpointing = False
     """Whether gradients are computed from the input again instead of from kept activations."""
+    passed_by = 0.0
+    """How often, in training, a sample of the first axis passes by each half of the block."""
 
     def __init__(
         self,
@@ -210,12 +214,18 @@ class ResidualBlock(nn.Module):
         """What attention adds to x (..., L, W), or to other rows that attend to it."""
         if queries is not None:
             queries = self.ln_1(queries)
-        return self.attn(self.ln_1(x), mask, causal=causal, queries=queries)
+        return self._some(self.attn(self.ln_1(x), mask, causal=causal, queries=queries))
 
     @recomputed
     def think(self, x: Tensor) -> Tensor:
         """What the multi-layer perceptron adds to x (..., L, W)."""
-        return self.mlp["c_proj"](self.activation(self.mlp["c_fc"](self.ln_2(x))))
+        return self._some(self.mlp["c_proj"](self.activation(self.mlp["c_fc"](self.ln_2(x)))))
+
+    def _some(self, added: Tensor) -> Tensor:
+        """Nothing for samples that pass by, for the others so much more that the mean stays."""
+        if not (self.training and self.passed_by):
+            return added
+        return stochastic_depth(added, self.passed_by, "row")
 
     def forward(
         self,
@@ -252,6 +262,11 @@ class Blocks(nn.Module):
         """Switches gradient checkpointing on or off in every block."""
         for block in self.resblocks:
             block.checkpointing = on
+
+    def pass_by(self, rate: float) -> None:
+        """Lets samples pass by the last block so often, and less often by those before it."""
+        for number, block in enumerate(self.resblocks, 1):
+            block.passed_by = rate * number / len(self.resblocks)
 
     def read(self, x: Tensor, ends: Tensor) -> Tensor:
         """Runs every block, causally, on (N, L, W); the result (N, W) is what stands at `ends`.

@@ -151,7 +151,7 @@ def pretrain(
                 )
                 pace = Pace()
             if batch.ends_epoch:
-                values |= end_of_epoch(at, pairs, model, watched)
+                values |= end_of_epoch(at, pairs, engine.trained(), watched)
                 at = Progress(at.done)
             if values and logbook:
                 logbook.write(at.done, batch.epoch, **values)
@@ -167,7 +167,7 @@ def pretrain(
     bar.close()
     if logbook:
         logbook.close()
-    return on_main(finish, folder, settings, model, pairs, watched, per_epoch)
+    return on_main(finish, folder, settings, engine.trained(), pairs, watched, per_epoch)
 
 
 def tell(line: str) -> None:

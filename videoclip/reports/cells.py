@@ -144,18 +144,19 @@ def run_cell(
         model.to(device())
         stores = material.stores(experiment)
         measured = partial(
-            measure, model, task, store=stores.evaluation, words=data.words,
+            measure, task=task, store=stores.evaluation, words=data.words,
             classes=material.classes, views=stores.views,
         )  # fmt: skip
         history = train(
             model, task, material.splits["train"], stores.training,
             optim=experiment.finetune, data=data, classes=material.classes, seed=seed,
             label=f"{name}, seed {seed}", folder=home, run=experiment.run,
-            validate=(lambda _: measured(clips=material.splits["val"]).selection)
+            validate=(lambda shown: measured(shown, clips=material.splits["val"]).selection)
             if experiment.selection == "best"
             else None,
         )  # fmt: skip
-        found = [measured(clips=material.splits["test"], order=order) for order in FRAME_ORDERS]
+        test = material.splits["test"]
+        found = [measured(model, clips=test, order=order) for order in FRAME_ORDERS]
         normal = found[FRAME_ORDERS.index("normal")]
         facts = {
             "row": name,

@@ -18,6 +18,7 @@ from videoclip.config import ConfigError
 from videoclip.experiment import Optim
 from videoclip.model import VideoCLIP
 from videoclip.towers.clip import MAX_LOGIT_SCALE
+from videoclip.training.average import Average
 from videoclip.training.engine import Engine, random_state, set_random_state
 from videoclip.types import Batch
 
@@ -68,6 +69,7 @@ class DeepSpeedEngine(Engine):
         self.stage = stage
         self.steps_taken = _Steps(model)
         self.deepspeed = _initialize(self.steps_taken, self.optimizer, optim, stage)
+        self.average = Average.of(model, optim, self.scalars)  # of what stage 3 leaves here
 
     def _clear(self) -> None:
         self.deepspeed.zero_grad()
@@ -133,8 +135,10 @@ class DeepSpeedEngine(Engine):
 
     def trained(self) -> VideoCLIP:
         """A copy of the model with the whole weights; all processes must ask for it together."""
-        copy = self.model.config.build().to(self.model.device)
-        copy.load_state_dict(self.weights())
+        with torch.random.fork_rng():  # whoever looks changes no step
+            copy = self.model.config.build().to(self.model.device)
+        weights = self.weights()
+        copy.load_state_dict(weights | self.average.weights() if self.average else weights)
         copy.origin = self.model.origin
         return copy.eval()
 
@@ -149,6 +153,7 @@ class DeepSpeedEngine(Engine):
     def save(self, folder: Path) -> None:
         """Writes all that the next step depends on into a folder; every process its own part."""
         more = {"schedule": self.schedule.state_dict(), "random": random_state()}
+        more["ema"] = self.average.weights() if self.average else {}
         self.deepspeed.save_checkpoint(str(folder), tag=TAG, client_state=more, save_latest=False)
 
     def load(self, folder: Path) -> None:
@@ -158,6 +163,8 @@ class DeepSpeedEngine(Engine):
         """
         _, more = self.deepspeed.load_checkpoint(str(folder), tag=TAG)
         self.schedule.load_state_dict(more["schedule"])
+        if self.average:
+            self.average.restore(more["ema"])
         set_random_state(more["random"])
 
 

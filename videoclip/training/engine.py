@@ -13,6 +13,7 @@ process with the whole batch: which activations dropout drops, and batch normali
 ResNet that is trained normalizes the rows of one process.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -23,9 +24,10 @@ from torch import Tensor, nn
 from videoclip import distributed
 from videoclip.config import ConfigError
 from videoclip.experiment import Optim
-from videoclip.layers import Blocks
 from videoclip.model import VideoCLIP
 from videoclip.training import grad_cache
+from videoclip.training.average import Average
+from videoclip.training.blocks import set_blocks
 from videoclip.training.contrast import Contrast, own_texts
 from videoclip.training.losses import LOSSES
 from videoclip.training.optim import autocast, freeze, locked_modules, trainers
@@ -71,10 +73,10 @@ class Engine:
             )
         self.model, self.optim = model, optim
         freeze(model, optim)
-        for blocks in (m for m in model.modules() if isinstance(m, Blocks)):
-            blocks.checkpoint(optim.checkpointing == "blocks")
+        set_blocks(model, optim)
         distributed.start_alike(model)
         self.optimizer, self.schedule = trainers(model, optim, steps, steps_per_epoch)
+        self.average = Average.of(model, optim)
 
     @property
     def steps_done(self) -> int:
@@ -107,7 +109,10 @@ class Engine:
         norm = self._update(batch)
         distributed.mean_statistics(self.model)
         self.schedule.step()
-        return Step(loss, norm, rate, math.exp(self._clamped()), contrast.samples)
+        scale = math.exp(self._clamped())
+        if self.average:
+            self.average.update()
+        return Step(loss, norm, rate, scale, contrast.samples)
 
     def autocast(self) -> torch.autocast:
         """The context in which embeddings and scores are computed."""
@@ -185,8 +190,15 @@ class Engine:
         return self.model.state_dict()
 
     def trained(self) -> VideoCLIP:
-        """The model as it stands, for whoever looks at it between two steps."""
-        return self.model
+        """The model as it stands, for whoever looks at it between two steps.
+
+        With moving averages it is a copy that has them. All processes must ask for it together.
+        """
+        if self.average is None:
+            return self.model
+        copied = copy.deepcopy(self.model)
+        copied.load_state_dict(self.average.weights(), strict=False)
+        return copied.eval()
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, besides its batch."""
@@ -194,6 +206,7 @@ class Engine:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "ema": self.average.weights() if self.average else {},
             "random": random_state(),
         }
 
@@ -202,6 +215,8 @@ class Engine:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        if self.average:
+            self.average.restore(state["ema"])
         set_random_state(state["random"])
 
 

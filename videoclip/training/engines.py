@@ -2,6 +2,7 @@
 
 from videoclip.experiment import Optim, Run
 from videoclip.model import VideoCLIP
+from videoclip.training.blocks import compile_blocks
 from videoclip.training.engine import Engine
 
 
@@ -14,6 +15,7 @@ def engine_of(
 
     Raises ConfigError for settings that the engine cannot carry out.
     """
+    compile_blocks(model, run)
     if run.engine == "plain":
         return Engine(model, optim, steps=steps, steps_per_epoch=steps_per_epoch)
     from videoclip.training.deepspeed_engine import DeepSpeedEngine

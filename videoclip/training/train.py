@@ -196,13 +196,14 @@ def train(
                 bar.set_postfix_str(told)
             if trained.ends_epoch:
                 model.eval()
-                value = validate(model) if validate else None
+                shown = engine.trained()
+                value = validate(shown) if validate else None
                 history.append(Epoch(trained.epoch, losses[0] / max(losses[1], 1), value))
                 values["epoch_loss"], losses = history[-1].loss, [0.0, 0]
                 if value is not None:
                     values["validation"] = value
                     if value >= max(line.validation for line in history):
-                        best = copy.deepcopy(model.state_dict())
+                        best = copy.deepcopy(shown.state_dict())
             if values and logbook:
                 logbook.write(done, trained.epoch, **values)
             stop = agree(interruption.asked)
@@ -218,7 +219,6 @@ def train(
     bar.close()
     if logbook:
         logbook.close()
-    if best is not None:
-        model.load_state_dict(best)
+    model.load_state_dict(best if best is not None else engine.trained().state_dict())
     model.eval()
     return history
