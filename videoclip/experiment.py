@@ -10,6 +10,7 @@ from typing import Literal
 
 from videoclip.config import SLOTS, ConfigError, kind, members
 from videoclip.errors import nearest
+from videoclip.frames.loader import BadSamples
 from videoclip.frames.sampling import Rule
 from videoclip.heads import Head
 from videoclip.mixers import Mixer
@@ -46,6 +47,10 @@ class Data:
     """With augment crop, the smallest share of a frame's area that is kept; 1 is all."""
     workers: int = 2
     """Who reads and changes frames ahead of the training; their number changes no result."""
+    bad_samples: BadSamples = "skip"
+    """What becomes of a training clip that could be read at first and no longer can, each counted
+    and listed. skip: another one, drawn by (seed, epoch, clip), takes its place. zero: its batch
+    goes without it, in rows and columns of the loss. fail: training ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +150,8 @@ class Run:
     """How much work a kill may cost."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
+    stuck_seconds: float = 300.0
+    """A process that reads one sample for so long is ended, and another one reads it again."""
     engine: Literal["plain", "deepspeed"] = "plain"
     """What trains: plain PyTorch, or DeepSpeed, which spreads what training keeps in memory."""
     zero: Literal[0, 1, 2, 3] = 1

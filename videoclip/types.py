@@ -83,6 +83,17 @@ def _numbers(texts: Sequence[str]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64)
 
 
+class Bad(NamedTuple):
+    """A sample of a batch that could not be read."""
+
+    name: str
+    """Its video id."""
+    reason: str
+    """What is wrong with it."""
+    instead: str | None = None
+    """The sample that was read in its place; None: there was none."""
+
+
 class Batch(NamedTuple):
     """What the training loop sees: of a batch that processes share, the part of one of them."""
 
@@ -97,6 +108,8 @@ class Batch(NamedTuple):
     """The video ids, so that a bad step can name them."""
     keys: Keys | None = None
     """What the matches are made of; needed where processes share a batch."""
+    bad: tuple[Bad, ...] = ()
+    """The samples that could not be read. `names` has those that stand in the batch."""
 
 
 def moved(clips: Frames | Features, device: torch.device) -> Frames | Features:

@@ -6,7 +6,7 @@ from typing import Any
 import clips as files
 import pytest
 
-from videoclip.frames.loader import batches
+from videoclip.frames.loader import Loader
 from videoclip.frames.store import FrameStore
 from videoclip.manifest import Clip
 from videoclip.tasks import Retrieval
@@ -27,16 +27,22 @@ def videos(tmp_path_factory) -> list[Clip]:
 
 @pytest.fixture(scope="session")
 def one_epoch() -> Callable[..., list[Batch]]:
-    """The batches of an epoch: (clips, store, seed, epoch, **options of `batches`)."""
+    """The batches of an epoch: (clips, store, seed, epoch, **options of Loader)."""
 
     def drawn(
-        clips: list[Clip], store: FrameStore, seed: int, epoch: int, **options: Any
+        clips: list[Clip],
+        store: FrameStore,
+        seed: int,
+        epoch: int,
+        *,
+        start: int = 0,
+        **options: Any,
     ) -> list[Batch]:
         settings = {"takes": 3, "crop": 0.5, "size": 16, "texts": Retrieval().texts} | options
-        return list(
-            batches(
-                clips, store, Tokenizer(16), batch_size=3, seed=seed, epoch=epoch, **settings
-            )
-        )  # fmt: skip
+        loader = Loader(clips, store, Tokenizer(16), batch_size=3, seed=seed, **settings)
+        try:
+            return list(loader.epoch(epoch, start))
+        finally:
+            loader.close()
 
     return drawn

@@ -1,12 +1,14 @@
 """Clips become batches: decoded once, and every draw a pure function of (seed, epoch, video)."""
 
+import multiprocessing
 import os
-import subprocess
-import sys
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import clips as files
@@ -16,6 +18,7 @@ import torch
 
 from videoclip import distributed
 from videoclip.errors import VideoclipError
+from videoclip.frames import ahead
 from videoclip.frames import store as frame_store
 from videoclip.frames.loader import collate, number_of_batches
 from videoclip.frames.store import FrameStore
@@ -79,7 +82,8 @@ def equal(one: list[Batch], two: list[Batch]) -> bool:
         tensors = zip((*a.frames, a.ids, a.matches, *a.keys[:3]),
                       (*b.frames, b.ids, b.matches, *b.keys[:3]), strict=True)  # fmt: skip
         alike = all(x.dtype == y.dtype and torch.equal(x, y) for x, y in tensors)
-        return alike and a.names == b.names and a.keys.shared == b.keys.shared
+        told = [(x.names, x.keys.shared, x.bad) for x in (a, b)]
+        return alike and told[0] == told[1]
 
     return len(one) == len(two) and all(same(a, b) for a, b in zip(one, two, strict=True))
 
@@ -222,52 +226,145 @@ def test_more_processes_than_samples(one_epoch, videos, tmp_path, monkeypatch) -
     assert nothing.keys.clip.shape == (0, 2)
 
 
+def spoiled(clips: list[Clip], folder: Path) -> tuple[list[Clip], FrameStore, dict[str, str]]:
+    """Clips of which four can no longer be read, and what is wrong with them."""
+    own = []
+    for clip in clips:
+        path = folder / clip.path.name
+        shutil.copy2(clip.path, path)
+        own.append(clip._replace(path=path))
+    store = FrameStore(folder / "frames", size=16, frames=4)
+    assert store.fill(own, 3, "clips") == own
+    own[0].path.unlink()
+    with store._path(own[1], 3).open("r+b") as file:
+        file.truncate(200)
+    store._path(own[2], 3).write_bytes(b"")
+    np.save(store._path(own[3], 3), np.zeros((3, 0, 3, 16, 16), dtype=np.uint8))
+    reasons = {"v0": "no longer there", "v1": "is damaged", "v2": "is damaged", "v3": "no frame"}
+    return own, store, reasons
+
+
+RUN = {"texts": partial(Recognition().texts, classes=("jump", "run", "sit"))}
+
+
+@pytest.mark.parametrize("mix", ["none", "mixup-cutmix"])
+@pytest.mark.parametrize("policy", ["skip", "zero"])
+def test_samples_that_cannot_be_read_are_counted_and_the_rest_is_trained(
+    one_epoch, actions, tmp_path, policy: str, mix: str
+) -> None:
+    clips, store, reasons = spoiled(actions, tmp_path)
+    options = {"bad_samples": policy, "mix": mix} | RUN
+    replaced = set()
+    for epoch in (1, 2):
+        found = one_epoch(clips, store, 0, epoch, **options)
+        bad = [one for batch in found for one in batch.bad]
+        assert {one.name for one in bad} == set(reasons)
+        assert all(reasons[one.name] in one.reason for one in bad)
+        names = [name for batch in found for name in batch.names]
+        replaced.add(tuple(one.instead for one in sorted(bad)))
+        if policy == "skip":
+            assert [len(batch.names) for batch in found] == [3, 2, 2]
+            assert Counter(names) == Counter(["v4", "v5", "v6", *(one.instead for one in bad)])
+        else:
+            assert sorted(names) == ["v4", "v5", "v6"]
+            assert all(one.instead is None for one in bad)
+        for batch in found:
+            assert batch.frames.mask.any(1).all(), "no clip is empty"
+            assert len(batch.frames.mask) == len(batch.names) == batch.matches.shape[1]
+        for workers in (1, 2):
+            assert equal(found, one_epoch(clips, store, 0, epoch, workers=workers, **options))
+        assert equal(found[1:], one_epoch(clips, store, 0, epoch, start=1, **options))
+    assert len(replaced) == (2 if policy == "skip" else 1)
+
+
+@pytest.mark.parametrize("mix", ["none", "mixup-cutmix"])
+@pytest.mark.parametrize("policy", ["skip", "zero"])
+def test_processes_replace_the_same_samples(
+    one_epoch, actions, tmp_path, monkeypatch, policy: str, mix: str
+) -> None:
+    clips, store, _ = spoiled(actions, tmp_path)
+    options = {"bad_samples": policy, "mix": mix} | RUN
+    whole = one_epoch(clips, store, 0, 1, **options)
+    for count in (2, 3):
+        parts = []
+        for rank in range(count):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            monkeypatch.setattr(distributed, "world_size", lambda count=count: count)
+            parts.append(one_epoch(clips, store, 0, 1, **options))
+        for number, batch in enumerate(whole):
+            own = [part[number] for part in parts]
+            assert tuple(chain(*(part.names for part in own))) == batch.names
+            assert tuple(chain(*(part.bad for part in own))) == batch.bad
+            shown = [clip[m] for part in own for clip, m in zip(*part.frames, strict=True)]
+            for clip, expected, mask in zip(shown, *batch.frames, strict=True):
+                assert torch.equal(clip, expected[mask])
+
+
+def test_what_is_read_in_place_of_another_is_what_it_is_in_its_own_turn(
+    one_epoch, videos, tmp_path
+) -> None:
+    clips, store, _ = spoiled(videos, tmp_path)
+    rows: dict[str, list[tuple]] = {}
+    for batch in one_epoch(clips, store, 0, 1):
+        for number, name in enumerate(batch.names):
+            pixels = batch.frames.pixels[number][batch.frames.mask[number]]
+            rows.setdefault(name, []).append((batch.ids[number], pixels))
+    assert sum(map(len, rows.values())) == 7
+    for first, *others in rows.values():
+        assert all(torch.equal(a, b) for one in others for a, b in zip(first, one, strict=True))
+
+
+def test_a_batch_without_a_readable_sample_is_empty(one_epoch, actions, tmp_path) -> None:
+    clips, store, _ = spoiled(actions, tmp_path)
+    for mix in ("none", "mixup-cutmix"):
+        [batch] = one_epoch(clips[:3], store, 0, 1, bad_samples="zero", mix=mix, **RUN)
+        assert batch.frames.pixels.shape == (0, 1, 3, 16, 16)
+        assert (batch.names, batch.ids.shape, batch.matches.shape) == ((), (0, 16), (0, 0))
+        assert len(batch.bad) == 3
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_clip_that_vanishes_is_one_message(one_epoch, videos, tmp_path, workers: int) -> None:
-    path = files.write_video(tmp_path / "a.mp4", files.pattern(4, width=32, height=32))
-    clips, store = [Clip("a", path, ("x",))], FrameStore(tmp_path / "frames", size=16, frames=4)
-    store.fill(clips, 3, "clips")
-    path.unlink()
-    with pytest.raises(VideoclipError, match=r"a\.mp4 is no longer there: No such file") as error:
-        one_epoch(clips, store, 0, 1, workers=workers)
+def test_training_can_fail_at_the_first_bad_sample(
+    one_epoch, videos, tmp_path, workers: int
+) -> None:
+    clips, store, _ = spoiled(videos, tmp_path)
+    with pytest.raises(VideoclipError, match=r"0\.mp4 is no longer there: No such file") as error:
+        one_epoch(clips[:1], store, 0, 1, workers=workers, bad_samples="fail")
     assert "\n" not in str(error.value)
+    with pytest.raises(VideoclipError, match="none of 20 others that were drawn in its place"):
+        one_epoch(clips[:3], store, 0, 1, workers=workers)
 
 
-def test_a_dead_worker_is_one_message(one_epoch, videos, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("policy", ["skip", "zero", "fail"])
+def test_a_sample_that_ends_who_reads_it_is_a_bad_one(
+    one_epoch, videos, tmp_path, monkeypatch, policy: str
+) -> None:
     store = FrameStore(tmp_path, size=16, frames=4)
-    monkeypatch.setattr(frame_store.FrameStore, "read", lambda *_: os._exit(3))
-    with pytest.raises(VideoclipError, match="a process that reads samples has died"):
-        one_epoch(videos, store, 0, 1, workers=1)
+    store.fill(videos, 3, "clips")
+    read = FrameStore.read
+
+    def deadly(self: FrameStore, clip: Clip, *more: int) -> torch.Tensor:
+        return os._exit(3) if clip.video_id == "v2" else read(self, clip, *more)
+
+    monkeypatch.setattr(FrameStore, "read", deadly)
+    if policy == "fail":
+        with pytest.raises(VideoclipError, match="has ended with status 3 while it read v2"):
+            one_epoch(videos, store, 0, 1, workers=1, bad_samples=policy)
+        return
+    found = one_epoch(videos, store, 0, 1, workers=2, bad_samples=policy)
+    [bad] = [one for batch in found for one in batch.bad]
+    assert bad.name == "v2"
+    assert "3 processes were lost that read it, at last: reader" in bad.reason
+    assert sum(len(batch.names) for batch in found) == (7 if policy == "skip" else 6)
 
 
-FAILING = """
-from torch.utils.data import Dataset
-from videoclip.frames.loader import read_ahead
-
-class Numbers(Dataset):
-    def __getitem__(self, number):
-        return number
-
-def train():
-    source = read_ahead(Numbers(), range(100), 1)
-    for number in source:
-        assert number < 3, "an error of the training"
-
-train()
-"""
-
-
-def test_readers_do_not_outlive_an_error() -> None:
-    """They ignore signals: a program that ends with a traceback must not wait for them forever."""
-    done = subprocess.run(
-        [sys.executable, "-c", FAILING],
-        env=os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "AssertionError: an error of the training"
+def test_spawned_processes_read_the_same(one_epoch, actions, tmp_path, monkeypatch) -> None:
+    clips, store, _ = spoiled(actions, tmp_path)
+    options = {"augment": "actionclip", "mix": "mixup-cutmix"} | RUN
+    alone = one_epoch(clips, store, 0, 1, **options)
+    spawn = multiprocessing.get_context("spawn")
+    monkeypatch.setattr(ahead, "multiprocessing", SimpleNamespace(get_context=lambda: spawn))
+    assert equal(alone, one_epoch(clips, store, 0, 1, workers=1, **options))
 
 
 def test_a_crop_is_the_same_for_all_frames_of_a_clip() -> None:

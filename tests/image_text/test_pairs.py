@@ -12,7 +12,7 @@ from PIL import Image
 from test_shards import jpeg, tar
 
 from videoclip.errors import ImageError, VideoclipError
-from videoclip.image_text.pairs import open_pairs, pair_batches
+from videoclip.image_text.pairs import PairLoader, open_pairs
 from videoclip.image_text.shards import write_shards
 from videoclip.tokenizer import Tokenizer
 
@@ -34,8 +34,9 @@ def table(tmp_path):
 
 
 def draw(pairs, **options):
-    key = {"batch_size": 4, "size": 16, "crop": 0.5, "seed": 0, "epoch": 1, "workers": 0}
-    return list(pair_batches(pairs, TOKENS, **(key | options)))
+    turn = {"epoch": options.pop("epoch", 1), "start": options.pop("start", 0)}
+    key = {"batch_size": 4, "size": 16, "crop": 0.5, "seed": 0, "workers": 0}
+    return list(PairLoader(pairs, TOKENS, **(key | options)).epoch(**turn))
 
 
 def test_every_pair_once_in_batches_of_equal_size(table) -> None:
@@ -225,5 +226,5 @@ def test_a_dead_worker_is_one_message(table, monkeypatch) -> None:
     from videoclip.image_text import pairs as module
 
     monkeypatch.setattr(module.TablePairs, "read", lambda *_: os._exit(3))
-    with pytest.raises(VideoclipError, match=r"a process that reads samples has died"):
+    with pytest.raises(VideoclipError, match="has ended with status 3 while it read"):
         draw(open_pairs(table), workers=1)

@@ -4,19 +4,18 @@ Order, texts, frames and augmentation of a sample depend on (seed, epoch, video 
 else: not on who reads it, nor on how many processes share a batch.
 """
 
-import atexit
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any, Literal
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from videoclip.distributed import share
 from videoclip.errors import VideoclipError
+from videoclip.frames.ahead import STUCK, ReadAhead
 from videoclip.frames.augment import Recipe, augment, tells_sides
 from videoclip.frames.mixing import mix as mixed
 from videoclip.frames.store import FrameStore
@@ -24,7 +23,12 @@ from videoclip.manifest import Clip
 from videoclip.randomness import generator
 from videoclip.tasks import Texts
 from videoclip.tokenizer import Tokenizer
-from videoclip.types import Batch, Features, Frames
+from videoclip.types import Bad, Batch, Features, Frames
+
+BadSamples = Literal["skip", "zero", "fail"]
+"""What becomes of a sample that cannot be read."""
+DRAWS = 20
+"""So many others are drawn in place of one; where none can be read, it is not the samples."""
 
 
 def collate(clips: Sequence[Tensor]) -> Frames | Features:
@@ -41,46 +45,63 @@ def collate(clips: Sequence[Tensor]) -> Frames | Features:
     return (Features if clips[0].ndim == 2 else Frames)(pixels, mask)
 
 
-def batches(
-    samples: Sequence[Clip],
-    store: FrameStore,
-    tokenizer: Tokenizer,
-    *,
-    batch_size: int,
-    takes: int,
-    texts: Callable[[Sequence[Clip], Sequence[np.random.Generator]], Texts],
-    size: int,
-    augment: Recipe = "crop",
-    crop: float = 1.0,
-    mix: Literal["none", "mixup-cutmix"] = "none",
-    seed: int,
-    epoch: int,
-    start: int = 0,
-    workers: int = 0,
-) -> Iterator[Batch]:
-    """The batches of an epoch from number `start` on, every sample once.
+class Loader:
+    """The batches of a training, read ahead by processes that stay from epoch to epoch.
 
     Batches are of nearly equal size rather than leaving a small one at the end, where the
     contrastive loss would be easy; of each one the processes that share it take their parts.
-    `texts` says what stands beside the clips; `size` is that of the tower's pictures, `crop` the
-    smallest share of a frame's area that the recipe "crop" leaves. Where a label or caption says
-    left or right nothing is mirrored.
 
-    Raises VideoclipError where a clip can no longer be read or a worker dies.
+    A sample that can no longer be read stands in its batch's `bad`. skip: in its place is another
+    one of the epoch, drawn by (seed, epoch, sample), with the text and the frames of its own turn,
+    so that the two match where they meet. zero: the batch is smaller, or empty. fail: an error.
     """
-    order = generator(seed, epoch, "order").permutation(len(samples))
-    chosen = np.array_split(order, number_of_batches(len(samples), batch_size))
-    sides = augment.startswith("actionclip") and tells_sides(
-        text for clip in samples for text in (clip.label or "", *clip.captions)
-    )
-    reader = _Reader(
-        samples, store, tokenizer, chosen, takes=takes, texts=texts, size=size, recipe=augment,
-        crop=crop, mirror=not sides, mixes=mix != "none", seed=seed, epoch=epoch,
-    )  # fmt: skip
-    for made in read_ahead(reader, range(start, len(chosen)), workers):
-        if isinstance(made, VideoclipError):
-            raise made
-        yield made
+
+    def __init__(
+        self,
+        samples: Sequence[Clip],
+        store: FrameStore,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int,
+        takes: int,
+        texts: Callable[[Sequence[Clip], Sequence[np.random.Generator]], Texts],
+        size: int,
+        augment: Recipe = "crop",
+        crop: float = 1.0,
+        mix: Literal["none", "mixup-cutmix"] = "none",
+        bad_samples: BadSamples = "skip",
+        seed: int,
+        workers: int = 0,
+        stuck_seconds: float = STUCK,
+    ) -> None:
+        """Without workers the calling process reads.
+
+        `texts` says what stands beside the clips; `size` is that of the tower's pictures, `crop`
+        the smallest share of a frame's area that the recipe "crop" leaves. Where a label or caption
+        says left or right nothing is mirrored.
+        """
+        sides = augment.startswith("actionclip") and tells_sides(
+            text for clip in samples for text in (clip.label or "", *clip.captions)
+        )
+        self.reader = _Reader(
+            samples=samples, store=store, tokenizer=tokenizer, batch_size=batch_size, takes=takes,
+            texts=texts, size=size, recipe=augment, crop=crop, mirror=not sides,
+            mixes=mix != "none", bad_samples=bad_samples, seed=seed,
+        )  # fmt: skip
+        self.ahead = ReadAhead(self.reader, workers, stuck_seconds=stuck_seconds)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on, every sample once.
+
+        Raises VideoclipError where a sample cannot be read and the training is to fail then, where
+        none of `DRAWS` others can be read, and where the processes that read die again and again.
+        """
+        parts = [share(range(len(rows))) for rows in self.reader.rows(epoch)]
+        return self.ahead((epoch, n, parts[n]) for n in range(start, len(parts)))
+
+    def close(self) -> None:
+        """Ends the processes that read, as the end of the program does."""
+        self.ahead.close()
 
 
 def number_of_batches(clips: int, batch_size: int) -> int:
@@ -88,103 +109,141 @@ def number_of_batches(clips: int, batch_size: int) -> int:
     return max(1, -(-clips // batch_size))
 
 
-class _Reader(Dataset):
-    """The number of a batch -> this process's part of it, or the error that prevents it."""
+@functools.lru_cache(maxsize=2)
+def batches_of_epoch(samples: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The rows of each batch of an epoch."""
+    order = generator(seed, epoch, "order").permutation(samples)
+    return np.array_split(order, number_of_batches(samples, batch_size))
 
-    def __init__(
+
+class _Turn(NamedTuple):
+    """When samples are read, and what is to be known about it."""
+
+    epoch: int
+    tell: Callable[[str], None]
+    """Is told the name of each sample before it is read."""
+    refused: Mapping[str, str]
+    """Samples that are not read, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reader:
+    """Epoch, number of a batch and this process's places in it -> its part of the batch."""
+
+    samples: Sequence[Clip]
+    store: FrameStore
+    tokenizer: Tokenizer
+    batch_size: int
+    takes: int
+    texts: Callable[[Sequence[Clip], Sequence[np.random.Generator]], Texts]
+    size: int
+    recipe: Recipe
+    crop: float
+    mirror: bool
+    mixes: bool
+    bad_samples: BadSamples
+    seed: int
+
+    def rows(self, epoch: int) -> list[np.ndarray]:
+        """Which samples each batch of an epoch has."""
+        return batches_of_epoch(len(self.samples), self.batch_size, self.seed, epoch)
+
+    def read(
         self,
-        samples: Sequence[Clip],
-        store: FrameStore,
-        tokenizer: Tokenizer,
-        chosen: Sequence[np.ndarray],
-        *,
-        takes: int,
-        texts: Callable[[Sequence[Clip], Sequence[np.random.Generator]], Texts],
-        size: int,
-        recipe: Recipe,
-        crop: float,
-        mirror: bool,
-        mixes: bool,
-        seed: int,
-        epoch: int,
-    ) -> None:
-        self.samples, self.store, self.tokenizer, self.chosen = samples, store, tokenizer, chosen
-        self.takes, self.texts, self.size, self.mixes = takes, texts, size, mixes
-        self.key = {"seed": seed, "epoch": epoch}
-        self.augment = partial(
-            augment, size=size, recipe=recipe, smallest=crop, mirror=mirror, **self.key
+        number: tuple[int, int, range],
+        tell: Callable[[str], None],
+        refused: Mapping[str, str],
+    ) -> Batch:
+        """See ahead.Reader."""
+        epoch, place, own = number
+        rows, turn = self.rows(epoch)[place], _Turn(epoch, tell, refused)
+        batch = self._batch(rows[list(own)], turn)
+        if not self.mixes:
+            return batch
+        after = self._after(rows, own.stop, turn) if len(own) < len(rows) else None
+        return mixed(batch, seed=self.seed, epoch=epoch, step=place, after=after)
+
+    def _after(self, rows: np.ndarray, stop: int, turn: _Turn) -> Batch | None:
+        """What the next process has first; after the last one comes the first.
+
+        None where nothing of the whole batch can be read.
+        """
+        for place in range(stop, stop + len(rows)):
+            after = self._batch(rows[[place % len(rows)]], turn)
+            if after.names:
+                return after
+        return None
+
+    def _batch(self, rows: np.ndarray, turn: _Turn) -> Batch:
+        clips: list[Clip | None] = [self.samples[row] for row in rows]
+        texts, frames = self._read(clips, turn)
+        bad = []
+        for place, clip in enumerate(clips):
+            if isinstance(reason := frames[place], str):
+                clips[place], frames[place] = self._instead(clip, reason, turn)
+                bad.append(Bad(clip.video_id, reason, clips[place] and clips[place].video_id))
+        if bad:
+            clips, frames = ([x for x in there if x is not None] for there in (clips, frames))
+            texts = self.texts(clips, self._numbers(clips, turn))
+        nothing = torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8)
+        shown = collate(frames or [nothing])
+        return Batch(
+            type(shown)(*(part[: len(clips)] for part in shown[:2])),
+            self.tokenizer(list(texts.sentences)),
+            texts.keys.matches(),
+            tuple(clip.video_id for clip in clips),
+            texts.keys,
+            tuple(bad),
         )
 
-    def __getitem__(self, number: int) -> Batch | VideoclipError:
-        rows = self.chosen[number]
-        own = share(range(len(rows)))
+    def _numbers(self, clips: Sequence[Clip], turn: _Turn) -> list[np.random.Generator]:
+        return [generator(self.seed, turn.epoch, clip.video_id) for clip in clips]
+
+    def _read(self, clips: Sequence[Clip], turn: _Turn) -> tuple[Texts, list[Tensor | str]]:
+        """The texts of clips, and for each its frames or what is wrong with it."""
+        numbers = self._numbers(clips, turn)
+        texts = self.texts(clips, numbers)
+        takes = [int(number.integers(self.takes)) for number in numbers]
+        return texts, [self._frames(*one, turn) for one in zip(clips, takes, strict=True)]
+
+    def _frames(self, clip: Clip, take: int, turn: _Turn) -> Tensor | str:
+        if clip.video_id in turn.refused:
+            return turn.refused[clip.video_id]
+        turn.tell(clip.video_id)
         try:
-            batch = self._batch(rows[list(own)])
-            if not self.mixes:
-                return batch
-            after = None
-            if len(own) < len(rows):  # what the next process has first; the last one's is the first
-                after = self._batch(rows[[own.stop % len(rows)]])
-            return mixed(batch, **self.key, step=number, after=after)
-        except VideoclipError as error:  # an error that a worker raises would lose its plain words
-            return error
+            frames = self.store.read(clip, self.takes, take)
+        except VideoclipError as error:
+            return str(error)
+        except (OSError, ValueError, EOFError, IndexError) as error:
+            return f"what is kept of {clip.path} is damaged ({error})"
+        if not len(frames):
+            return f"no frame is kept of {clip.path}"
+        if frames.ndim == 2:  # features are of frames that were changed already
+            return frames
+        return augment(
+            frames, self.size, self.recipe, smallest=self.crop, mirror=self.mirror,
+            seed=self.seed, epoch=turn.epoch, sample=clip.video_id,
+        )  # fmt: skip
 
-    def _batch(self, rows: np.ndarray) -> Batch:
-        clips = [self.samples[row] for row in rows]
-        numbers = [generator(*self.key.values(), clip.video_id) for clip in clips]
-        sentences, keys = self.texts(clips, numbers)
-        pixels = []
-        for clip, number in zip(clips, numbers, strict=True):
-            frames = self.store.read(clip, self.takes, int(number.integers(self.takes)))
-            if frames.ndim == 4:  # features are of frames that were changed already
-                frames = self.augment(frames, sample=clip.video_id)
-            pixels.append(frames)
-        nothing = torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8)
-        frames = collate(pixels or [nothing])
-        frames = type(frames)(*(part[: len(pixels)] for part in frames[:2]))
-        names = tuple(clip.video_id for clip in clips)
-        return Batch(frames, self.tokenizer(list(sentences)), keys.matches(), names, keys)
+    def _instead(
+        self, clip: Clip, reason: str, turn: _Turn
+    ) -> tuple[Clip, Tensor] | tuple[None, None]:
+        """What takes the place of a clip that cannot be read.
 
-
-def read_ahead(reader: Dataset, numbers: Sequence[Any], workers: int) -> Iterator[Any]:
-    """What the reader has under these numbers, in their order, read ahead by so many processes.
-
-    Raises VideoclipError where one of them dies.
-    """
-    loader = DataLoader(
-        reader,
-        batch_size=None,  # the reader makes whole batches, and they stay as they are
-        collate_fn=_same,
-        sampler=numbers,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_ignore_signals,
-        generator=torch.Generator(),  # so that the loader draws nothing from the global one
-    )
-    running = [iter(loader)]
-    # After an error its traceback may hold this generator, and Python would wait at its end for
-    # readers that nobody has told to stop.
-    atexit.register(running.clear)
-    try:
-        for _ in numbers:
-            yield next(running[0])
-    except RuntimeError as error:
-        if "worker" not in str(error):
-            raise
+        Raises VideoclipError where nothing can.
+        """
+        if self.bad_samples == "fail":
+            raise VideoclipError(reason)
+        if self.bad_samples == "zero":
+            return None, None
+        numbers = generator(self.seed, turn.epoch, clip.video_id, "instead")
+        for row in numbers.integers(len(self.samples), size=DRAWS):
+            if self.samples[row].video_id == clip.video_id:
+                continue
+            _, [frames] = self._read([self.samples[row]], turn)
+            if not isinstance(frames, str):
+                return self.samples[row], frames
         raise VideoclipError(
-            f"a process that reads samples has died: {error}; often memory is short, then fewer "
-            "--data.workers help"
-        ) from error
-    finally:
-        atexit.unregister(running.clear)
-        running.clear()
-
-
-def _same(made: Any) -> Any:
-    return made
-
-
-def _ignore_signals(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach readers too; who trains then ends them in order."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+            f"{reason}, and none of {DRAWS} others that were drawn in its place can be read; see "
+            "whether the disk is still there; the same command decodes again what is missing"
+        )

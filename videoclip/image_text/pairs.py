@@ -6,9 +6,9 @@ tar shards. Order, caption and crop of a pair depend on (seed, epoch, name) and 
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,18 +16,18 @@ import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from videoclip.distributed import share
 from videoclip.errors import ImageError, VideoclipError
-from videoclip.frames.loader import number_of_batches, read_ahead
+from videoclip.frames.ahead import STUCK, ReadAhead
+from videoclip.frames.loader import batches_of_epoch
 from videoclip.frames.transforms import random_resized_crop
 from videoclip.image_text.images import open_image
 from videoclip.image_text.shards import Index, find_shards, index
 from videoclip.manifest import read_manifest
 from videoclip.randomness import generator
 from videoclip.tokenizer import Tokenizer
-from videoclip.types import Batch, Frames, Keys
+from videoclip.types import Bad, Batch, Frames, Keys
 
 PATHS = ("filepath", "path", "image", "image_path", "filename", "file_name", "file")
 """What the column of paths may be called."""
@@ -123,57 +123,85 @@ def open_pairs(source: str | Path) -> Pairs:
     return ShardPairs(index(find_shards(str(source))))
 
 
-def pair_batches(
-    pairs: Pairs,
-    tokenizer: Tokenizer,
-    *,
-    batch_size: int,
-    size: int,
-    crop: float,
-    seed: int,
-    epoch: int,
-    workers: int,
-    start: int = 0,
-) -> Iterator[Batch]:
-    """The batches of an epoch from number `start` on; every pair once, with one of its captions.
+class PairLoader:
+    """The batches of a training on pairs, read ahead by processes that stay from epoch to epoch.
 
     Batches are of nearly equal size rather than leaving a small one at the end; of each one the
     processes that share it take their parts. A pair that cannot be read is left out of its batch
     and added to `pairs.bad`; where none of a batch can be read it has no names. Pairs with the same
     caption match each other.
-
-    Raises VideoclipError where a worker dies.
     """
-    order = generator(seed, epoch, "order").permutation(len(pairs))
-    chosen = np.array_split(order, number_of_batches(len(pairs), batch_size))[start:]
-    chosen = [share(numbers) for numbers in chosen]
-    reader = _Reader(pairs, tokenizer, size, crop, seed, epoch)
-    for batch, bad in read_ahead(reader, chosen, workers):
-        pairs.bad |= bad
-        yield batch
-
-
-class _Reader(Dataset):
-    """Indices of a batch -> the batch, and what could not be read."""
 
     def __init__(
-        self, pairs: Pairs, tokenizer: Tokenizer, size: int, crop: float, seed: int, epoch: int
+        self,
+        pairs: Pairs,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int,
+        size: int,
+        crop: float,
+        seed: int,
+        workers: int,
+        stuck_seconds: float = STUCK,
     ) -> None:
-        self.pairs, self.tokenizer, self.size, self.crop = pairs, tokenizer, size, crop
-        self.key = {"seed": seed, "epoch": epoch}
+        """Without workers the calling process reads."""
+        self.pairs = pairs
+        self.reader = _Reader(pairs, tokenizer, batch_size, size, crop, seed)
+        self.ahead = ReadAhead(self.reader, workers, stuck_seconds=stuck_seconds)
 
-    def __getitem__(self, chosen: np.ndarray) -> tuple[Batch, dict[str, str]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on; every pair once, with one caption.
+
+        Raises VideoclipError where the processes that read die again and again.
+        """
+        parts = [share(range(len(rows))) for rows in self.reader.rows(epoch)]
+        for batch in self.ahead((epoch, n, parts[n]) for n in range(start, len(parts))):
+            self.pairs.bad |= {bad.name: bad.reason for bad in batch.bad}
+            yield batch
+
+    def close(self) -> None:
+        """Ends the processes that read, as the end of the program does."""
+        self.ahead.close()
+
+
+class _Reader(NamedTuple):
+    """Epoch, number of a batch and this process's places in it -> its part of the batch."""
+
+    pairs: Pairs
+    tokenizer: Tokenizer
+    batch_size: int
+    size: int
+    crop: float
+    seed: int
+
+    def rows(self, epoch: int) -> list[np.ndarray]:
+        """Which pairs each batch of an epoch has."""
+        return batches_of_epoch(len(self.pairs), self.batch_size, self.seed, epoch)
+
+    def read(
+        self,
+        number: tuple[int, int, range],
+        tell: Callable[[str], None],
+        refused: Mapping[str, str],
+    ) -> Batch:
+        """See ahead.Reader."""
+        epoch, place, own = number
         pixels: list[Tensor] = []
-        names, captions, bad = [], [], {}
-        for number in chosen.tolist():
-            name = self.pairs.names[number].as_py()
+        names, captions, bad = [], [], []
+        for row in self.rows(epoch)[place][list(own)].tolist():
+            name = self.pairs.names[row].as_py()
+            tell(name)
             try:
-                image, texts = self.pairs.read(number)
-                picture = random_resized_crop(image, self.size, self.crop, **self.key, sample=name)
+                if name in refused:
+                    raise ImageError(refused[name])
+                image, texts = self.pairs.read(row)
+                picture = random_resized_crop(
+                    image, self.size, self.crop, seed=self.seed, epoch=epoch, sample=name
+                )
             except ImageError as error:
-                bad[name] = str(error)
+                bad.append(Bad(name, str(error)))
                 continue
-            drawn = generator(*self.key.values(), name, "caption").integers(len(texts))
+            drawn = generator(self.seed, epoch, name, "caption").integers(len(texts))
             pixels.append(picture)
             names.append(name)
             captions.append(texts[drawn])
@@ -182,7 +210,7 @@ class _Reader(Dataset):
         mask = torch.ones(len(names), 1, dtype=torch.bool)
         frames, keys = Frames(stacked[:, None], mask), Keys.of(captions, captions)
         ids = self.tokenizer(captions)
-        return Batch(frames, ids, keys.matches(), tuple(names), keys), bad
+        return Batch(frames, ids, keys.matches(), tuple(names), keys, tuple(bad))
 
 
 def _part(file: Any, offset: int, size: int) -> bytes:

@@ -25,7 +25,7 @@ from videoclip.errors import VideoclipError
 from videoclip.experiment import Pretraining
 from videoclip.frames.loader import number_of_batches
 from videoclip.image_text.images import ImageSet
-from videoclip.image_text.pairs import Pairs, open_pairs, pair_batches
+from videoclip.image_text.pairs import PairLoader, Pairs, open_pairs
 from videoclip.image_text.zero_shot import zero_shot
 from videoclip.model import VideoCLIP
 from videoclip.prompts import PLAIN
@@ -277,14 +277,11 @@ def batches_of(
     except ValueError as error:
         raise VideoclipError(str(error)) from error
 
-    def draw(epoch: int, start: int) -> Iterator[Batch]:
-        return pair_batches(
-            pairs, tokenizer,
-            batch_size=settings.optim.batch_size, size=model.config.visual.image_size,
-            crop=data.crop, seed=settings.seed, epoch=epoch, workers=data.workers, start=start,
-        )  # fmt: skip
-
-    return draw
+    return PairLoader(
+        pairs, tokenizer,
+        batch_size=settings.optim.batch_size, size=model.config.visual.image_size, crop=data.crop,
+        seed=settings.seed, workers=data.workers, stuck_seconds=settings.run.stuck_seconds,
+    ).epoch  # fmt: skip
 
 
 def end_of_epoch(

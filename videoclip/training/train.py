@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from videoclip.distributed import agree, main_process, on_main
 from videoclip.experiment import Data, Optim, Run
-from videoclip.frames.loader import batches, number_of_batches
+from videoclip.frames.loader import Loader, number_of_batches
 from videoclip.frames.store import FrameStore
 from videoclip.manifest import Clip
 from videoclip.model import VideoCLIP
@@ -115,19 +115,18 @@ def draw_of(
     data: Data,
     classes: Sequence[str],
     seed: int,
+    run: Run,
 ) -> tuple[Callable[[int, int], Iterator[Batch]], int]:
     """A function of (epoch, start) that gives an epoch's batches of clips, and their number."""
     samples = task.samples(clips, classes, seed)
-
-    def draw(epoch: int, start: int) -> Iterator[Batch]:
-        return batches(
-            samples, store, model.tokenizer(data.words),
-            batch_size=optim.batch_size, takes=data.takes, augment=data.augment, crop=data.crop,
-            size=model.config.visual.image_size, texts=partial(task.texts, classes=classes),
-            mix=task.mix, seed=seed, epoch=epoch, start=start, workers=data.workers,
-        )  # fmt: skip
-
-    return draw, number_of_batches(len(samples), optim.batch_size)
+    loader = Loader(
+        samples, store, model.tokenizer(data.words),
+        batch_size=optim.batch_size, takes=data.takes, augment=data.augment, crop=data.crop,
+        size=model.config.visual.image_size, texts=partial(task.texts, classes=classes),
+        mix=task.mix, bad_samples=data.bad_samples, seed=seed, workers=data.workers,
+        stuck_seconds=run.stuck_seconds,
+    )  # fmt: skip
+    return loader.epoch, number_of_batches(len(samples), optim.batch_size)
 
 
 def train(
@@ -155,7 +154,7 @@ def train(
     Raises VideoclipError, naming step and clips, where the loss is not finite.
     """
     draw, per_epoch = draw_of(
-        model, task, clips, store, optim=optim, data=data, classes=classes, seed=seed
+        model, task, clips, store, optim=optim, data=data, classes=classes, seed=seed, run=run
     )
     engine = engine_of(model, optim, run, steps=per_epoch * optim.epochs, steps_per_epoch=per_epoch)
     kept = newest_state(folder / STATES)
