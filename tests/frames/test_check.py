@@ -17,7 +17,7 @@ from PIL import Image
 
 from videoclip.__main__ import main
 from videoclip.errors import VideoclipError
-from videoclip.frames import decode, gate
+from videoclip.frames import gate
 from videoclip.frames.check import check, remarks, summary
 from videoclip.frames.gate import Limits, probe
 from videoclip.manifest import Clip, manifest_hash, read_manifest
@@ -204,11 +204,6 @@ def test_pictures_are_videos_of_one_frame(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     assert probe(tmp_path / "a.png", LIMITS)["frames"] == 1
     assert kind_of(tmp_path / "b.jpg") == "decode error"
-
-
-def test_what_is_ok_here_can_be_read_by_the_program() -> None:
-    assert gate.CONTAINERS == decode.CONTAINERS
-    assert gate.PICTURES == decode.PICTURES
 
 
 def test_the_real_odd_files(shared: Path) -> None:
