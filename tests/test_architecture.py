@@ -20,7 +20,7 @@ LAYERS = [
     ["towers"],
     ["mixers", "heads", "scorers"],
     ["config", "model"],
-    ["checkpoints", "experiment"],
+    ["checkpoints", "experiment", "features"],
     ["training"],
     ["image_text"],
     ["evaluation"],

@@ -44,7 +44,10 @@ class Data:
     """What changes the frames of a training clip. crop: a random part of them. actionclip: its
     cuts, mirroring, colors and grays; with -randaugment as on Kinetics."""
     crop: float = 0.8
-    """With augment crop, the smallest share of a frame's area that is kept; 1 is all."""
+    """With augment crop, the smallest share of a frame's area that is kept; 1 is all. Where a
+    locked vision tower is passed once, augmentations are drawn once per take, not every epoch."""
+    features: Literal["float32", "float16"] = "float32"
+    """How features of a locked vision tower are kept; float16 takes half of the space."""
     workers: int = 2
     """Who reads and changes frames ahead of the training; their number changes no result."""
     bad_samples: BadSamples = "skip"
@@ -146,6 +149,9 @@ class Optim:
 class Run:
     """How a training is carried out; nothing here decides its result."""
 
+    features: Path | None = None
+    """Where features of locked towers are kept; other runs, and videoclip embed, may share them.
+    None: in the run folder."""
     save_minutes: float = 10.0
     """How much work a kill may cost."""
     log_every: int = 10

@@ -1,7 +1,8 @@
 """The few layers that towers, heads and scorers share, with OpenAI's parameter names."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -332,6 +333,18 @@ def moved_maps(maps: Tensor, mask: Tensor, moving: int) -> Tensor:
 
 def _shapes(module: nn.Module) -> list[torch.Size]:
     return [parameter.shape for parameter in module.parameters()]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A context in which a model is in evaluation mode; then each part is in its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ class Batch(NamedTuple):
     """The samples that could not be read. `names` has those that stand in the batch."""
 
 
-def moved(clips: Frames | Features, device: torch.device) -> Frames | Features:
+def on_device(clips: Frames | Features, device: torch.device) -> Frames | Features:
     """The same clips on a device, without the layers of features."""
     return type(clips)(*(part.to(device, non_blocking=True) for part in clips[:2]))
 

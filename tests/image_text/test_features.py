@@ -6,7 +6,8 @@ import torch
 from pictures_on_disk import class_folders, small_clip
 
 from videoclip.errors import ImageError, VideoclipError
-from videoclip.image_text.features import extract, fingerprint
+from videoclip.features.fingerprint import fingerprint
+from videoclip.image_text.features import extract
 from videoclip.image_text.images import image_set
 
 

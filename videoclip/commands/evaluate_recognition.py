@@ -12,11 +12,11 @@ from videoclip.distributed import device, main_process, start
 from videoclip.errors import ManifestError, VideoclipError
 from videoclip.evaluation.evaluate import FrameOrder
 from videoclip.evaluation.recognition import Ensemble, Temperature, evaluate_parts
+from videoclip.features.fingerprint import fingerprint
 from videoclip.frames.sampling import Rule
 from videoclip.frames.store import FrameStore
 from videoclip.frames.views import views_named
 from videoclip.heads import Mean
-from videoclip.image_text.features import fingerprint
 from videoclip.manifest import manifest_hash, read_manifest, with_splits
 from videoclip.mixers import NoMixer
 from videoclip.model import VideoCLIP

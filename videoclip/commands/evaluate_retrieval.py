@@ -25,9 +25,9 @@ from videoclip.evaluation.opt_ins import (
     require_query_bank,
     reranked_results,
 )
+from videoclip.features.fingerprint import fingerprint
 from videoclip.figures.metrics import TIE_RULE, reference_metrics, tie_note
 from videoclip.frames.store import FrameStore
-from videoclip.image_text.features import fingerprint
 from videoclip.layers import Activation
 from videoclip.manifest import Clip, manifest_hash, read_manifest, require_captions, with_splits
 from videoclip.model import VideoCLIP

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from videoclip.distributed import gather_objects, main_process, rank, world_size
 from videoclip.errors import VideoclipError
+from videoclip.features.store import Store
 from videoclip.figures.metrics import (
     Ranks,
     check_counts,
@@ -26,11 +27,10 @@ from videoclip.figures.metrics import (
 )
 from videoclip.frames.loader import collate
 from videoclip.frames.sampling import FrameOrder, frame_order
-from videoclip.frames.store import FrameStore
 from videoclip.manifest import Clip
 from videoclip.model import VideoCLIP
 from videoclip.tokenizer import Tokenizer
-from videoclip.types import Embedding, joined, moved
+from videoclip.types import Embedding, joined, on_device
 
 FRAME_ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
 Direction = Literal["text_to_video", "video_to_text"]
@@ -94,7 +94,7 @@ class Embedded(NamedTuple):
 def evaluate(
     model: VideoCLIP,
     clips: Sequence[Clip],
-    store: FrameStore,
+    store: Store,
     tokenizer: Tokenizer,
     *,
     order: FrameOrder = "normal",
@@ -117,7 +117,7 @@ def evaluate(
 def embedded(
     model: VideoCLIP,
     clips: Sequence[Clip],
-    store: FrameStore,
+    store: Store,
     tokenizer: Tokenizer,
     *,
     order: FrameOrder = "normal",
@@ -212,7 +212,7 @@ def embed_captions(model: VideoCLIP, captions: Sequence[str], tokenizer: Tokeniz
 def _embed_clips(
     model: VideoCLIP,
     clips: Sequence[Clip],
-    store: FrameStore,
+    store: Store,
     order: FrameOrder,
     batch_size: int,
     takes: int,
@@ -228,7 +228,7 @@ def _embed_clips(
             ]
         )
         began = time.perf_counter()
-        embedding = model.embed_video(moved(frames, model.device))
+        embedding = model.embed_video(on_device(frames, model.device))
         embedding.vector.sum().item()  # waits for the device
         milliseconds = 1000 * (time.perf_counter() - began) / len(chosen)
         if not reads_tokens(model):  # keep and send no more than the vectors

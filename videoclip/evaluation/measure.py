@@ -4,16 +4,18 @@ One line per query, whatever the task: a caption that looks for its clip, a clip
 caption, or a clip that looks for its class. Tables and intervals are made from these lines alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from videoclip.evaluation.evaluate import DIRECTIONS, Evaluation, FrameOrder, evaluate
 from videoclip.evaluation.recognition import evaluate_actions
+from videoclip.features.store import Store
+from videoclip.features.texts import TextFeatures
 from videoclip.figures.metrics import Ranks, tie_note
-from videoclip.frames.store import FrameStore
 from videoclip.frames.views import Views
 from videoclip.manifest import Clip, sources
 from videoclip.model import VideoCLIP
@@ -46,21 +48,23 @@ def measure(
     model: VideoCLIP,
     task: Task,
     clips: Sequence[Clip],
-    store: FrameStore,
+    store: Store,
     *,
     words: int,
     classes: Sequence[str],
     views: Views | None = None,
     order: FrameOrder = "normal",
+    texts: TextFeatures | None = None,
 ) -> Measured:
     """Scores every clip of a split once and ranks the answers.
 
     Retrieval reads captions of up to `words` tokens; recognition chooses among `classes`, and
-    averages the probabilities of `views` where they are given.
+    averages the probabilities of `views` where they are given. With `texts` no text is read twice.
     """
+    read = texts or model
     if isinstance(task, Recognition):
-        return _actions(model, task, clips, store, classes, views, order)
-    found = evaluate(model, clips, store, model.tokenizer(words), order=order)
+        return _actions(model, task, clips, store, classes, views, order, read.tokenizer())
+    found = evaluate(model, clips, store, read.tokenizer(words), order=order)
     recalls = [
         value
         for metrics in found.metrics().values()
@@ -81,14 +85,15 @@ def _actions(
     model: VideoCLIP,
     task: Recognition,
     clips: Sequence[Clip],
-    store: FrameStore,
+    store: Store,
     classes: Sequence[str],
     views: Views | None,
     order: FrameOrder,
+    tokenizer: Callable[[Sequence[str]], Tensor],
 ) -> Measured:
     found = evaluate_actions(
         model, clips, store, classes, templates_of(task.templates),
-        names=spelled(classes, task.names), views=views, order=order,
+        names=spelled(classes, task.names), views=views, order=order, tokenizer=tokenizer,
     )  # fmt: skip
     result = found.result
     [direction] = task.measure.directions

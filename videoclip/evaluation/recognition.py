@@ -7,7 +7,7 @@ before they are compared.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Literal, NamedTuple
 
@@ -19,18 +19,18 @@ from tqdm import tqdm
 from videoclip.distributed import gather_objects, main_process, rank, world_size
 from videoclip.errors import VideoclipError
 from videoclip.evaluation.evaluate import SLOW, embed_captions
+from videoclip.features.store import Store
 from videoclip.figures.classification import Classification, classification
 from videoclip.figures.metrics import check_counts
 from videoclip.frames.loader import collate
 from videoclip.frames.sampling import FrameOrder, frame_order
-from videoclip.frames.store import FrameStore
 from videoclip.frames.views import Views
 from videoclip.image_text.zero_shot import class_embeddings, require_numbers, say_what_is_cut
 from videoclip.manifest import Clip
 from videoclip.model import VideoCLIP
 from videoclip.scorers import Cosine
 from videoclip.tasks.action_protocols import Part
-from videoclip.types import Embedding, Features, Frames, moved
+from videoclip.types import Embedding, Features, Frames, on_device
 
 Ensemble = Literal["mean", "embeddings"]
 Temperature = Literal["reference", "model"]
@@ -57,7 +57,7 @@ class Recognition(NamedTuple):
 def evaluate_actions(
     model: VideoCLIP,
     clips: Sequence[Clip],
-    store: FrameStore,
+    store: Store,
     classes: Sequence[str],
     templates: Sequence[str],
     *,
@@ -68,6 +68,7 @@ def evaluate_actions(
     temperature: Temperature = "reference",
     batch_size: int = 32,
     takes: int = 1,
+    tokenizer: Callable[[Sequence[str]], Tensor] | None = None,
 ) -> Recognition:
     """Says of every clip which of the classes it shows, each clip once.
 
@@ -76,7 +77,7 @@ def evaluate_actions(
     embedding is the mean of all (CLIP's rule). temperature: cosines times 100 (ActionCLIP's test)
     or times the model's own exp(logit_scale), which differ in how sure the model looks and in how
     several templates or views weigh. Without `views` take 0 of the store is read. `batch_size`
-    counts views.
+    counts views. `tokenizer` may stand for the model's, such as one that gives the texts' features.
 
     A clip that could not be decoded (`store.unreadable`) stays in the count, as wrong. Where
     processes work together each embeds its share and all get the same result.
@@ -87,6 +88,7 @@ def evaluate_actions(
         model, [Part("the clips", tuple(clips), tuple(classes))], store, templates,
         names=dict(zip(classes, names or classes, strict=True)), views=views, order=order,
         probabilities=probabilities, temperature=temperature, batch_size=batch_size, takes=takes,
+        tokenizer=tokenizer,
     )  # fmt: skip
     return found
 
@@ -94,7 +96,7 @@ def evaluate_actions(
 def evaluate_parts(
     model: VideoCLIP,
     parts: Sequence[Part],
-    store: FrameStore,
+    store: Store,
     templates: Sequence[str],
     *,
     names: Mapping[str, str],
@@ -104,6 +106,7 @@ def evaluate_parts(
     temperature: Temperature = "reference",
     batch_size: int = 32,
     takes: int = 1,
+    tokenizer: Callable[[Sequence[str]], Tensor] | None = None,
 ) -> list[Recognition]:
     """The parts of a protocol, each as `evaluate_actions` scores it.
 
@@ -115,6 +118,7 @@ def evaluate_parts(
     found, ms = part_probabilities(
         model, parts, store, templates, names=names, views=views, order=order,
         probabilities=probabilities, temperature=temperature, batch_size=batch_size, takes=takes,
+        tokenizer=tokenizer,
     )  # fmt: skip
     shown = zip(parts, found, strict=True)
     return [_recognition(part, shares, store.unreadable, ms) for part, shares in shown]
@@ -124,7 +128,7 @@ def evaluate_parts(
 def part_probabilities(
     model: VideoCLIP,
     parts: Sequence[Part],
-    store: FrameStore,
+    store: Store,
     templates: Sequence[str],
     *,
     names: Mapping[str, str],
@@ -134,6 +138,7 @@ def part_probabilities(
     temperature: Temperature = "reference",
     batch_size: int = 32,
     takes: int = 1,
+    tokenizer: Callable[[Sequence[str]], Tensor] | None = None,
 ) -> tuple[list[list[Probabilities]], float]:
     """The class probabilities of each part's readable clips, labelled or not, by their ids.
 
@@ -149,7 +154,7 @@ def part_probabilities(
     was_training = model.training
     model.eval()
     place = {name: number for number, name in enumerate(names)}
-    texts = class_texts(model, tuple(names.values()), templates, probabilities)
+    texts = class_texts(model, tuple(names.values()), templates, probabilities, tokenizer)
     asked = [
         ({clip.video_id for clip in part.clips}, [place[name] for name in part.classes])
         for part in parts
@@ -164,7 +169,7 @@ def part_probabilities(
     for rows in bar:
         frames = _frames(rows, store, views, order, takes)
         began = time.perf_counter()
-        video = model.embed_video(moved(frames, model.device))
+        video = model.embed_video(on_device(frames, model.device))
         require_numbers(video.vector, "views of clips")  # which also waits for the device
         milliseconds.append(1000 * (time.perf_counter() - began) / len(rows))
         logits = class_logits(model, texts, video, len(names), temperature)
@@ -185,6 +190,7 @@ def class_texts(
     names: Sequence[str],
     templates: Sequence[str],
     probabilities: Ensemble = "mean",
+    tokenizer: Callable[[Sequence[str]], Tensor] | None = None,
 ) -> Embedding:
     """C class names in K templates -> K * C texts, the first template's classes first.
 
@@ -202,10 +208,10 @@ def class_texts(
         vectors = class_embeddings(model, names, templates, progress=len(names) > 50)
         one = torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device)
         return Embedding(vectors, vectors[:, None], one)
-    tokenizer = model.tokenizer()
+    ids = model.tokenizer()
     sentences = [template.replace("{}", name) for template in templates for name in names]
-    say_what_is_cut(tokenizer, tokenizer(sentences), sentences)
-    return embed_captions(model, sentences, tokenizer)
+    say_what_is_cut(ids, ids(sentences), sentences)
+    return embed_captions(model, sentences, tokenizer or ids)
 
 
 def class_logits(
@@ -233,7 +239,7 @@ def action_probabilities(logits: Tensor) -> Tensor:
 
 
 def _frames(
-    clips: Sequence[Clip], store: FrameStore, views: Views | None, order: FrameOrder, takes: int
+    clips: Sequence[Clip], store: Store, views: Views | None, order: FrameOrder, takes: int
 ) -> Frames | Features:
     """All views of the clips, those of a clip side by side: (B * views, T, ...)."""
     shown = []

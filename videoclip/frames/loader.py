@@ -80,12 +80,9 @@ class Loader:
         the smallest share of a frame's area that the recipe "crop" leaves. Where a label or caption
         says left or right nothing is mirrored.
         """
-        sides = augment.startswith("actionclip") and tells_sides(
-            text for clip in samples for text in (clip.label or "", *clip.captions)
-        )
         self.reader = _Reader(
             samples=samples, store=store, tokenizer=tokenizer, batch_size=batch_size, takes=takes,
-            texts=texts, size=size, recipe=augment, crop=crop, mirror=not sides,
+            texts=texts, size=size, recipe=augment, crop=crop, mirror=mirrors(augment, samples),
             mixes=mix != "none", bad_samples=bad_samples, seed=seed,
         )  # fmt: skip
         self.ahead = ReadAhead(self.reader, workers, stuck_seconds=stuck_seconds)
@@ -102,6 +99,13 @@ class Loader:
     def close(self) -> None:
         """Ends the processes that read, as the end of the program does."""
         self.ahead.close()
+
+
+def mirrors(recipe: Recipe, clips: Sequence[Clip]) -> bool:
+    """Whether the recipe may mirror these training clips: none, where one says left or right."""
+    return not recipe.startswith("actionclip") or not tells_sides(
+        text for clip in clips for text in (clip.label or "", *clip.captions)
+    )
 
 
 def number_of_batches(clips: int, batch_size: int) -> int:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from videoclip.config import to_json
 from videoclip.errors import ImageError, VideoclipError
+from videoclip.features.fingerprint import fingerprint
 from videoclip.image_text.images import ImageSet
 from videoclip.layers import LayerNorm
 from videoclip.model import VideoCLIP
@@ -32,16 +32,6 @@ class ImageFeatures(NamedTuple):
     """(N,) str."""
     unreadable: dict[str, str]
     """The other pictures of the set, each with the reason."""
-
-
-def fingerprint(model: VideoCLIP) -> str:
-    """A hash of a model's weights and configuration: what its features depend on."""
-    digest = hashlib.sha256(str(to_json(model.config)).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        # As bytes: numpy has no bfloat16.
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def extract(

@@ -24,8 +24,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from videoclip.errors import VideoclipError
+from videoclip.features.fingerprint import fingerprint
 from videoclip.figures.classification import Classification, classification
-from videoclip.image_text.features import ImageFeatures, extract, fingerprint
+from videoclip.image_text.features import ImageFeatures, extract
 from videoclip.image_text.images import ImageSet
 from videoclip.model import VideoCLIP
 from videoclip.prompts import Name

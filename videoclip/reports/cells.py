@@ -28,6 +28,7 @@ from videoclip.manifest import manifest_hash, read_manifest, with_splits
 from videoclip.mixers import NoMixer
 from videoclip.model import VideoCLIP, count_parameters
 from videoclip.prompts import templates_of
+from videoclip.reports.locked import locked
 from videoclip.reports.material import Material
 from videoclip.scorers import Cosine
 from videoclip.tasks import Recognition, Retrieval
@@ -142,15 +143,16 @@ def run_cell(
         if experiment.model.visual.pretrained:
             start(model, base, whole=whole)
         model.to(device())
-        stores = material.stores(experiment)
+        stores, texts, note = locked(model, experiment, material)
         measured = partial(
             measure, task=task, store=stores.evaluation, words=data.words,
-            classes=material.classes, views=stores.views,
+            classes=material.classes, views=stores.views, texts=texts,
         )  # fmt: skip
         history = train(
             model, task, material.splits["train"], stores.training,
             optim=experiment.finetune, data=data, classes=material.classes, seed=seed,
             label=f"{name}, seed {seed}", folder=home, run=experiment.run,
+            texts=texts,
             validate=(lambda shown: measured(shown, clips=material.splits["val"]).selection)
             if experiment.selection == "best"
             else None,
@@ -166,6 +168,7 @@ def run_cell(
             "parameters": count_parameters(list(model.parameters())),
             "new_parameters": count_parameters(model.new_parameters()),
             "ms_per_clip": normal.ms_per_clip,
+            "note": note,
             "counts": normal.counts,
             "tie_notes": [
                 f"{direction.replace('_', ' ')}, seed {seed}: {note}"

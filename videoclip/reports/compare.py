@@ -14,7 +14,7 @@ from videoclip.config import ConfigError, to_json
 from videoclip.distributed import on_main, world_size
 from videoclip.errors import VideoclipError
 from videoclip.experiment import Experiment, Row
-from videoclip.image_text.features import fingerprint
+from videoclip.features.fingerprint import fingerprint
 from videoclip.record import environment
 from videoclip.reports.cells import Cell, pretrained, remove_unfinished, run_cell
 from videoclip.reports.material import gather
@@ -85,6 +85,9 @@ def compare(
     finished = {name: found for name, found in cells.items() if found}
     if not finished:
         raise VideoclipError(f"no model could be trained; the first: {unfinished[0]['reason']}")
+    for name, found in finished.items():
+        if found[0].facts.get("note"):
+            material.notes.append(f"{name}: {found[0].facts['note']}.")
     results = {
         "title": title,
         **summarize(finished, rows, material),
@@ -131,7 +134,11 @@ def absolute(experiment: Experiment) -> Experiment:
         classes = task.classes and task.classes.resolve()
         templates = tuple(_absolute_name(name) for name in task.templates)
         task = replace(task, classes=classes, templates=templates, names=_absolute_name(task.names))
-    return replace(experiment, task=task, data=replace(data, manifest=manifest, images=images))
+    run = replace(
+        experiment.run, features=experiment.run.features and experiment.run.features.resolve()
+    )
+    data = replace(data, manifest=manifest, images=images)
+    return replace(experiment, task=task, data=data, run=run)
 
 
 def _absolute_name(name: str) -> str:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from videoclip.errors import VideoclipError
 from videoclip.experiment import Experiment
+from videoclip.features.store import Store
 from videoclip.frames.store import FrameStore
 from videoclip.frames.views import Views, views_named
 from videoclip.manifest import SPLITS, Clip, manifest_hash, read_manifest, with_splits
@@ -25,9 +26,9 @@ ActionCLIP resizes before it cuts."""
 class Stores(NamedTuple):
     """The frames of one experiment."""
 
-    training: FrameStore
+    training: Store
     """Takes for training; whole frames where the augmentation cuts them."""
-    evaluation: FrameStore
+    evaluation: Store
     """Take 0, or the views, as the tower reads them."""
     views: Views | None
     """Clips and crops whose probabilities are averaged; None: one clip, its middle."""

@@ -68,6 +68,10 @@ class Task:
         """The samples of an epoch: each training clip once, unless the task says otherwise."""
         return list(training)
 
+    def sentences(self, clips: Sequence[Clip], classes: Sequence[str]) -> list[str]:
+        """All texts that stand beside these clips, in training or in evaluation."""
+        raise NotImplementedError
+
     def texts(
         self,
         clips: Sequence[Clip],

@@ -72,6 +72,11 @@ class Recognition(Task):
             chosen = [clip for clip in chosen if clip.label in base]
         return few_shot(chosen, self.shots, seed) if self.shots is not None else chosen
 
+    def sentences(self, clips: Sequence[Clip], classes: Sequence[str]) -> list[str]:
+        """Every template with every class."""
+        names = _words(tuple(classes), self.names).values()
+        return [t.replace("{}", name) for t in templates_of(self.templates) for name in names]
+
     def texts(
         self,
         clips: Sequence[Clip],

@@ -48,6 +48,10 @@ class Retrieval(Task):
             for number, caption in enumerate(clip.captions)
         ]
 
+    def sentences(self, clips: Sequence[Clip], classes: Sequence[str]) -> list[str]:
+        """The captions."""
+        return [caption for clip in clips for caption in clip.captions]
+
     def texts(
         self,
         clips: Sequence[Clip],

@@ -31,7 +31,7 @@ from videoclip.training.blocks import set_blocks
 from videoclip.training.contrast import Contrast, own_texts
 from videoclip.training.losses import LOSSES
 from videoclip.training.optim import autocast, freeze, locked_modules, trainers
-from videoclip.types import Batch, Embedding, Features, Frames, moved
+from videoclip.types import Batch, Embedding, Features, Frames, on_device
 
 T = TypeVar("T")
 NAMED = 10
@@ -138,7 +138,7 @@ class Engine:
         size = self.optim.chunk_size or max(1, contrast.samples, len(contrast.matches))
         frames, ids = _in_chunks(batch, size)
         device = self.model.device
-        frames, ids = moved(frames, device), ids.to(device)
+        frames, ids = on_device(frames, device), ids.to(device)
         # No process goes another way than the others: they would wait for each other.
         if distributed.agree(size < max(len(ids), len(frames.mask))):
             grad_cache.backward(

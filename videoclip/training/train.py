@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from videoclip.distributed import agree, main_process, on_main
 from videoclip.experiment import Data, Optim, Run
+from videoclip.features.store import FeatureStore, Store
+from videoclip.features.texts import TextFeatures
 from videoclip.frames.loader import Loader, number_of_batches
-from videoclip.frames.store import FrameStore
 from videoclip.manifest import Clip
 from videoclip.model import VideoCLIP
 from videoclip.tasks import Task
@@ -109,31 +110,41 @@ def draw_of(
     model: VideoCLIP,
     task: Task,
     clips: Sequence[Clip],
-    store: FrameStore,
+    store: Store,
     *,
     optim: Optim,
     data: Data,
     classes: Sequence[str],
     seed: int,
     run: Run,
+    texts: TextFeatures | None = None,
 ) -> tuple[Callable[[int, int], Iterator[Batch]], int]:
-    """A function of (epoch, start) that gives an epoch's batches of clips, and their number."""
+    """A function of (epoch, start) that gives an epoch's batches of clips, and their number.
+
+    With `texts` a batch has the features of its texts in place of their ids.
+    """
     samples = task.samples(clips, classes, seed)
     loader = Loader(
         samples, store, model.tokenizer(data.words),
         batch_size=optim.batch_size, takes=data.takes, augment=data.augment, crop=data.crop,
         size=model.config.visual.image_size, texts=partial(task.texts, classes=classes),
-        mix=task.mix, bad_samples=data.bad_samples, seed=seed, workers=data.workers,
-        stuck_seconds=run.stuck_seconds,
+        mix=task.mix, bad_samples=data.bad_samples, seed=seed, stuck_seconds=run.stuck_seconds,
+        # Features are read faster than another process could hand them over.
+        workers=0 if isinstance(store, FeatureStore) else data.workers,
     )  # fmt: skip
-    return loader.epoch, number_of_batches(len(samples), optim.batch_size)
+
+    def draw(epoch: int, start: int) -> Iterator[Batch]:
+        for batch in loader.epoch(epoch, start):
+            yield batch._replace(ids=texts(batch.ids)) if texts else batch
+
+    return draw, number_of_batches(len(samples), optim.batch_size)
 
 
 def train(
     model: VideoCLIP,
     task: Task,
     clips: Sequence[Clip],
-    store: FrameStore,
+    store: Store,
     *,
     optim: Optim,
     data: Data,
@@ -143,6 +154,7 @@ def train(
     label: str,
     folder: Path,
     run: Run,
+    texts: TextFeatures | None = None,
 ) -> list[Epoch]:
     """Trains the model in place on clips; it is left with the weights of the best validated epoch.
 
@@ -154,7 +166,16 @@ def train(
     Raises VideoclipError, naming step and clips, where the loss is not finite.
     """
     draw, per_epoch = draw_of(
-        model, task, clips, store, optim=optim, data=data, classes=classes, seed=seed, run=run
+        model,
+        task,
+        clips,
+        store,
+        optim=optim,
+        data=data,
+        classes=classes,
+        seed=seed,
+        run=run,
+        texts=texts,
     )
     engine = engine_of(model, optim, run, steps=per_epoch * optim.epochs, steps_per_epoch=per_epoch)
     kept = newest_state(folder / STATES)
