@@ -75,6 +75,32 @@ def test_padding_never_leaks_in_other_variants(member: object, lengths: tuple[in
         torch.testing.assert_close(alone, scores[:, row : row + 1], atol=1e-5, rtol=1e-5)
 
 
+COMBINED = [dict(zip(SLOTS, names, strict=True)) for names in COMBINATIONS]
+ALONE = [{next(s for s, b in SLOTS.items() if isinstance(one, b)): one} for one in VARIANTS]
+
+
+@pytest.mark.parametrize("members", COMBINED + ALONE, ids=lambda m: "-".join(map(str, m.values())))
+def test_an_empty_clip_gives_no_nan_and_changes_no_neighbor(members: dict) -> None:
+    """Neither scores nor gradients: loaders give none, and one must not spoil a step."""
+    model, video = build(**members), clips(4, 6)
+    mask = torch.arange(6) < torch.tensor([6, 0, 1, 3])[:, None]
+
+    def scored(rows: list[int]) -> torch.Tensor:
+        torch.manual_seed(1)
+        return model(Frames(video[rows], mask[rows]), captions())
+
+    with torch.no_grad():
+        whole = scored([0, 1, 2, 3])
+        torch.testing.assert_close(whole[:, [0, 2, 3]], scored([0, 2, 3]), atol=1e-5, rtol=1e-5)
+    model.train()
+    loss = contrastive(scored([0, 1, 2, 3]), torch.eye(4, dtype=torch.bool))
+    loss.backward()
+    assert loss.isfinite()
+    found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert found
+    assert all(gradient.isfinite().all() for gradient in found)
+
+
 @pytest.mark.parametrize(("slot", "name"), EACH)
 @torch.no_grad()
 def test_a_hole_in_the_mask_hides_its_frame(slot: str, name: str) -> None:

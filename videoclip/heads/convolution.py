@@ -48,7 +48,7 @@ class ConvolutionHead(nn.Module):
     def _scrambled(self, frames: Tensor, mask: Tensor) -> Tensor:
         """The convolution of numbers that lie as (T, D) and are read as (D, T), (B, T, D)."""
         found, lengths = torch.zeros_like(frames), mask.sum(1)
-        for length in lengths.unique().tolist():  # how they are scrambled depends on it
+        for length in lengths[lengths > 0].unique().tolist():  # how they are scrambled
             real = mask & (lengths == length)[:, None]
             own = frames[real].reshape(-1, frames.shape[2], length)
             found[real] = self.shift(own).transpose(1, 2).flatten(0, 1).to(found.dtype)
