@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.ops import stochastic_depth
 
 Activation = Literal["quick_gelu", "gelu"]
 FEW_ROWS = 64
@@ -226,7 +225,8 @@ class ResidualBlock(nn.Module):
         """Nothing for samples that pass by, for the others so much more that the mean stays."""
         if not (self.training and self.passed_by):
             return added
-        return stochastic_depth(added, self.passed_by, "row")
+        drawn = torch.rand(len(added), *[1] * (added.ndim - 1), device=added.device)
+        return added * (drawn >= self.passed_by).to(added.dtype) / (1 - self.passed_by)
 
     def forward(
         self,
