@@ -11,7 +11,7 @@ VERBS = {
     "train": "train one row of a recipe for retrieval or recognition, and evaluate it",
     "compare": "train and evaluate one model per temporal module and seed; table, chart, page",
     "evaluate": "evaluate a model: retrieval, recognition, zero-shot, linear-probe, few-shot",
-    "data": "prepare data sets, check videos: sets, fetch, unpack, prepare, check",
+    "data": "prepare data sets, check and pack videos: sets, fetch, unpack, prepare, check, pack",
     "convert": "write a model in the layout of CLIP4Clip, ActionCLIP, mmaction2 or OpenAI",
     "classify": "say which of some labels fits a picture, without training",
     "classify-video": "say which of some labels fits a video, without training",

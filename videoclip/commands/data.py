@@ -11,6 +11,7 @@ TASKS = {
     "unpack": "unpack an archive without trusting it",
     "prepare": "turn a data set's own annotation files into manifests, and report what is wrong",
     "check": "try every video of a manifest or folder in a process of its own, and classify it",
+    "pack": "decode every video of a manifest once, into a store that all else reads",
 }
 HELP = "\n".join(
     [

@@ -6,13 +6,7 @@ it does not answer. ok + bad = all, always.
 
 import collections
 import json
-import os
-import select
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -21,18 +15,11 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from videoclip.errors import VideoclipError
+from videoclip.frames.apart import TRIES, Apart, run_module
 from videoclip.frames.gate import Limits
 from videoclip.manifest import CHECKED, Clip
 
-PROGRAM = (sys.executable, "-P", "-m", "videoclip.frames.gate")
-"""-P: what lies in the current folder is not imported."""
-START, STARTS = 60.0, 3
-"""Seconds that a new process may take until it is ready, and how often it is tried."""
-TRIES = {"timeout": 2, "crash": 4}
-"""How often a file is tried whose process may have been stopped or ended by somebody else."""
-GLANCE = 0.2
-"""Seconds after which it is looked whether the run was stopped."""
+PROGRAM = run_module("videoclip.frames.gate")
 
 
 class Row(NamedTuple):
@@ -70,16 +57,13 @@ def check(
     bar = tqdm(desc="checking", total=len(paths), initial=len(results), unit="file", delay=1)
 
     def work() -> None:
-        with _Prober(limits, program, stop) as prober:
+        with Apart(program, limits._asdict(), stop, timeout=limits.timeout) as apart:
             while not stop.is_set():
                 try:
                     path = rest.popleft()
                 except IndexError:
                     return
-                answer = prober.ask(path)
-                tries = 1
-                while answer and tries < TRIES.get(answer["status"], 1):
-                    answer, tries = prober.ask(path), tries + 1
+                answer = apart.ask(str(path))
                 if answer is None:
                     return
                 with lock:
@@ -128,107 +112,6 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
         "by_class": dict(kinds.most_common()),
         "remarks_on_ok": dict(said.most_common()),
     }
-
-
-class _Prober:
-    """A process that opens files, started again whenever it was lost."""
-
-    def __init__(self, limits: Limits, program: Sequence[str], stop: threading.Event) -> None:
-        self.limits, self.program, self.stop = limits, program, stop
-        self.process: subprocess.Popen[bytes] | None = None
-        self.rest = b""
-
-    def __enter__(self) -> "_Prober":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end()
-
-    def ask(self, path: Path) -> dict[str, Any] | None:
-        """What a file is; None where the run was stopped."""
-        process = self.process or self._start()
-        assert process.stdin
-        try:
-            process.stdin.write(json.dumps(str(path)).encode() + b"\n")
-            process.stdin.flush()
-            line = self._line(self.limits.timeout)
-        except BrokenPipeError:
-            line = b""
-        if line:
-            try:
-                answer = json.loads(line)
-                return {"status": answer.pop("kind"), **answer}
-            except (ValueError, KeyError, AttributeError):
-                pass  # cut off in the middle: it ended while it wrote
-        if line is None and self.stop.is_set():
-            return None
-        if line is None:
-            self._end()
-            return {
-                "status": "timeout",
-                "detail": f"not done after {self.limits.timeout:g} s",
-            }
-        code = process.wait()
-        self._end()
-        return {"status": "crash", "detail": f"the decoder ended {_ending(code)}"}
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        arguments = [*self.program, json.dumps(self.limits._asdict())]
-        search = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-        for _ in range(STARTS):
-            self.rest = b""
-            self.process = subprocess.Popen(
-                arguments,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search))},
-            )
-            if self._line(START) or self.stop.is_set():
-                return self.process
-            self._end()
-        raise VideoclipError(
-            "the process that opens the files does not start; give it more memory "
-            f"(--memory, now {self.limits.memory:,} bytes), or look what this says: "
-            f"{' '.join(arguments[:-1])} '{arguments[-1]}'"
-        )
-
-    def _line(self, seconds: float) -> bytes | None:
-        """The next line; None where none came in time, b"" where the process has ended."""
-        assert self.process
-        assert self.process.stdout
-        pipe = self.process.stdout.fileno()
-        end = time.monotonic() + seconds
-        while b"\n" not in self.rest:
-            if time.monotonic() > end or self.stop.is_set():
-                return None
-            if not select.select([pipe], [], [], GLANCE)[0]:
-                continue
-            data = os.read(pipe, 1 << 16)
-            if not data:
-                return b""
-            self.rest += data
-        line, self.rest = self.rest.split(b"\n", 1)
-        return line
-
-    def _end(self) -> None:
-        if self.process is None:
-            return
-        process, self.process = self.process, None
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe
-            try:
-                pipe.close()
-            except BrokenPipeError:
-                continue  # what was still to be written to it does not matter any more
-
-
-def _ending(code: int) -> str:
-    if code < 0:
-        return f"with {signal.Signals(-code).name}"
-    return f"with status {code}"
 
 
 def _of_clip(clip: Clip, found: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from videoclip.errors import VideoError
 from videoclip.frames import others
 from videoclip.frames.container import Source, check_file, open_source
 from videoclip.frames.gate import PICTURES
+from videoclip.frames.packed import Packed, is_packed
 from videoclip.frames.plan import plan
 from videoclip.frames.planned import Planned
 from videoclip.frames.stills import FrameFolder, Picture
@@ -44,15 +45,18 @@ class Video(Protocol):
 
 @contextmanager
 def open_video(path: Path, reader: Reader = "auto") -> Iterator[Video]:
-    """Opens a video file, a folder of numbered pictures, or a picture as a video of one frame.
+    """Opens a video file, a folder of numbered pictures, a picture, or a clip of a packed store.
 
-    Raises VideoError that names the file, what is wrong with it and what to do: at opening where
+    A picture is a video of one frame. Raises VideoError that names the file, what is wrong with it and what to do: at opening where
     the file is missing, empty, cut off, not a video or holds no frame, at reading where it is
     damaged. What a reader fails on is only given by another where that one is strict, because some
     give smeared frames instead of an error. An open video belongs to the process and thread that
     opened it.
     """
     path = Path(path)
+    if is_packed(path):
+        yield Packed(path)
+        return
     if path.is_dir():
         yield FrameFolder(path)
         return

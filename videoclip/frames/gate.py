@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import av
 from av.stream import Disposition
@@ -366,9 +366,8 @@ def _picture(path: Path, limits: Limits, found: dict[str, Any]) -> None:
         ) from error
 
 
-def main() -> None:
-    """Answers each path, a JSON text a line on standard input, with a line of JSON."""
-    limits = Limits(**json.loads(sys.argv[1]))
+def confine(limits: Limits) -> TextIO:
+    """Limits this process's memory, and returns where its answers go."""
     # Libraries may print; the answers go where nothing else does.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -376,6 +375,13 @@ def main() -> None:
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
+    return answers
+
+
+def main() -> None:
+    """Answers each path, a JSON text a line on standard input, with a line of JSON."""
+    limits = Limits(**json.loads(sys.argv[1]))
+    answers = confine(limits)
     answers.write("{}\n")  # ready
     answers.flush()
     for line in sys.stdin:

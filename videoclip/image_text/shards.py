@@ -17,6 +17,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from videoclip.errors import VideoclipError
+from videoclip.frames import tar
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 CAPTIONS = ("txt", "json")
@@ -119,21 +120,15 @@ def write_shards(
     samples: Sequence[tuple[str, Path, str]], folder: Path, *, per_shard: int = 10_000
 ) -> list[Path]:
     """Packs samples (name, picture file, caption) into `shards-000.tar`, ...; returns the paths."""
-    import io
-
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for number, first in enumerate(range(0, len(samples), per_shard)):
         path = folder / f"shards-{number:03d}.tar"
-        unfinished = path.with_suffix(".part")
-        with tarfile.open(unfinished, "w") as tar:
+        with tar.finished(path) as file:
             for name, picture, caption in samples[first : first + per_shard]:
-                ending = picture.suffix.lower()
-                for end, content in ((ending, picture.read_bytes()), (".txt", caption.encode())):
-                    member = tarfile.TarInfo(name + end)
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-        unfinished.replace(path)
+                file.write(tar.member(name + picture.suffix.lower(), picture.read_bytes()))
+                file.write(tar.member(f"{name}.txt", caption.encode()))
+            file.write(tar.END)
         written.append(path)
     return written
 
@@ -147,8 +142,8 @@ def _members(
     passed_over: Counter[str] = Counter()
     fault, size, last = "", path.stat().st_size, ""
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
+        with tarfile.open(path, "r:") as members:
+            for member in members:
                 if not member.isreg():
                     passed_over["folder" if member.isdir() else "link or device"] += 1
                     continue
@@ -167,7 +162,7 @@ def _members(
                     wrong[name] = f"it has two members .{end}"
                 found.setdefault(name, {})[end] = (member.offset_data, member.size)
                 last = name
-            ended = tar.offset
+            ended = members.offset
     except tarfile.TarError as error:
         return found, wrong, passed_over, f"it is cut off or damaged ({error})"
     if not fault:
