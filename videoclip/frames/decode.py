@@ -47,11 +47,11 @@ class Video(Protocol):
 def open_video(path: Path, reader: Reader = "auto") -> Iterator[Video]:
     """Opens a video file, a folder of numbered pictures, a picture, or a clip of a packed store.
 
-    A picture is a video of one frame. Raises VideoError that names the file, what is wrong with it and what to do: at opening where
-    the file is missing, empty, cut off, not a video or holds no frame, at reading where it is
-    damaged. What a reader fails on is only given by another where that one is strict, because some
-    give smeared frames instead of an error. An open video belongs to the process and thread that
-    opened it.
+    A picture is a video of one frame. Raises VideoError that names the file, what is wrong with it
+    and what to do: at opening where the file is missing, empty, cut off, not a video or holds no
+    frame, at reading where it is damaged. What a reader fails on is only given by another where
+    that one is strict, because some give smeared frames instead of an error. An open video belongs
+    to the process and thread that opened it.
     """
     path = Path(path)
     if is_packed(path):
