@@ -13,8 +13,9 @@ import torch
 from pictures_on_disk import class_folders
 
 import videoclip
-from videoclip.image_text.pretrain import BAD, MODEL, RESULTS, STATES
+from videoclip.image_text.pretrain import BAD, MODEL, RESULTS
 from videoclip.training.logbook import read_metrics
+from videoclip.training.states import STATES
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = [

@@ -18,6 +18,8 @@ VERBS = {
 }
 PAUSE = 3.0
 """Seconds that a process waits for the one that says what went wrong."""
+RESUME_ME = 75
+"""The exit status of a run that a scheduler has ended: EX_TEMPFAIL of sysexits.h."""
 HELP = "\n".join(
     [
         "usage: videoclip VERB [OPTIONS]",
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
         print(f"videoclip: no verb is named {verb!r}; {hint}", file=sys.stderr)
         return 2
-    from videoclip.errors import OtherProcessError, VideoclipError
+    from videoclip.errors import OtherProcessError, Preempted, VideoclipError
 
     try:
         import_module(f"videoclip.commands.{verb.replace('-', '_')}").main(rest)
@@ -53,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VideoclipError as error:
         print(f"videoclip {verb}: {error}", file=sys.stderr)
         return 1
+    except Preempted:
+        print(f"\nvideoclip {verb}: ended by a signal; start it again to go on", file=sys.stderr)
+        return RESUME_ME
     except KeyboardInterrupt:
         print(f"\nvideoclip {verb}: interrupted; what is finished is kept", file=sys.stderr)
         return 130

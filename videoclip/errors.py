@@ -33,6 +33,10 @@ class OtherProcessError(VideoclipError):
     """What another process of the same run has said already; it ends this one without a word."""
 
 
+class Preempted(KeyboardInterrupt):
+    """A scheduler has asked a run to end; what it has done is saved."""
+
+
 class ManifestError(VideoclipError):
     """A manifest that cannot be used; the message lists what is wrong, with line numbers."""
 

@@ -154,10 +154,19 @@ class Run:
     None: in the run folder."""
     save_minutes: float = 10.0
     """How much work a kill may cost."""
+    keep_last: int = 2
+    """How many states are kept; if the newest turns out to be damaged, there is another."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: a run goes on where its folder says that it stopped. never: its states are deleted, and
+    it starts anew."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     stuck_seconds: float = 300.0
     """A process that reads one sample for so long is ended, and another one reads it again."""
+    report: Literal["tensorboard", "wandb"] = "tensorboard"
+    """Where the numbers go beside metrics.jsonl; wandb must be installed by you."""
+    bad_steps: int = 10
+    """After so many steps in a row whose loss or gradient is not finite, the run ends."""
     engine: Literal["plain", "deepspeed"] = "plain"
     """What trains: plain PyTorch, or DeepSpeed, which spreads what training keeps in memory."""
     zero: Literal[0, 1, 2, 3] = 1
@@ -166,6 +175,12 @@ class Run:
     compile: Literal["off", "blocks"] = "off"
     """blocks: torch.compile turns transformer blocks and heads into faster code. The first steps
     wait for it, it needs a C++ compiler on a processor, and last digits change."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for numbers with which no run can be carried out."""
+        for name in ("keep_last", "log_every", "bad_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,12 +20,13 @@ from videoclip.config import ConfigError, from_json
 from videoclip.errors import VideoclipError
 from videoclip.experiment import ImageText, Optim, Pretraining, Run
 from videoclip.image_text.images import image_set
-from videoclip.image_text.pretrain import BAD, MODEL, RESULTS, RUN, STATES, Watched, pretrain, start
+from videoclip.image_text.pretrain import BAD, MODEL, RESULTS, RUN, Watched, pretrain, start
 from videoclip.image_text.shards import write_shards
 from videoclip.model import Model
 from videoclip.scorers import Tight
 from videoclip.towers import ResNet, Text, ViT
 from videoclip.training.logbook import read_metrics
+from videoclip.training.states import STATES
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Model(
@@ -80,7 +81,7 @@ def test_a_run_from_pairs_to_a_model(pictures: Path, tmp_path: Path) -> None:
     lines = read_metrics(tmp_path)
     assert [line["step"] for line in lines] == list(range(10))
     assert "zero_shot" in lines[0]
-    keys = {"loss", "gradient_norm", "learning_rate", "logit_scale", "pairs_per_second"}
+    keys = {"loss", "gradient_norm", "learning_rate", "logit_scale", "samples_per_second"}
     for line in lines[1:]:
         assert keys | {"waiting_for_data"} <= line.keys()
         assert 0 <= line["waiting_for_data"] <= 1
@@ -221,7 +222,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
     assert again.returncode == 0, said
     assert "going on after step" in said
     assert_identical(tmp_path, straight)
-    timeless = {"pairs_per_second", "waiting_for_data"}
+    timeless = {"samples_per_second", "waiting_for_data", "memory"}
     for mine, theirs in zip(read_metrics(tmp_path), read_metrics(straight), strict=True):
         assert {k: v for k, v in mine.items() if k not in timeless} == {
             k: v for k, v in theirs.items() if k not in timeless
@@ -240,7 +241,7 @@ def test_bad_pairs_of_before_the_stop_are_not_forgotten(
     rows = [lines[0], "bad.png,nothing", *(f"{pictures}/{line}" for line in lines[1:])]
     (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
     given = settings(folder / "pairs.csv", epochs=2)
-    monkeypatch.setattr("videoclip.image_text.pretrain.Interruption", _AfterEpochs)
+    monkeypatch.setattr("videoclip.training.loop.Interruption", _AfterEpochs)
     with pytest.raises(KeyboardInterrupt):
         pretrain(given, tmp_path / "run")
     monkeypatch.undo()
@@ -252,7 +253,7 @@ def test_bad_pairs_of_before_the_stop_are_not_forgotten(
 
 
 class _AfterEpochs:
-    """Asks to stop at the end of the first epoch of four steps."""
+    """Asks to stop at the end of the first epoch of four steps, which an evaluation precedes."""
 
     def __init__(self) -> None:
         self.looked = 0
@@ -264,9 +265,9 @@ class _AfterEpochs:
         return None
 
     @property
-    def asked(self) -> bool:
+    def asked(self) -> int | None:
         self.looked += 1
-        return self.looked >= 4
+        return signal.SIGINT if self.looked == 5 else None
 
 
 def test_other_settings_in_the_same_folder_are_refused(pictures: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The first signal is a wish, the second acts, and afterwards everything is as before."""
+"""The first signal is a wish, a later one acts, and afterwards everything is as before."""
 
 import signal
 import threading
@@ -8,15 +8,26 @@ import pytest
 from videoclip.training.interruption import Interruption
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_the_first_signal_is_a_wish(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with Interruption() as interruption:
-        assert not interruption.asked
+        assert interruption.asked is None
         signal.raise_signal(number)
-        assert interruption.asked
-        assert signal.getsignal(number) is before  # so a second one acts
+        assert interruption.asked == number
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_a_launcher_passes_on_is_the_same_wish(monkeypatch) -> None:
+    """Ctrl-C reaches torchrun and its processes, and torchrun sends it to them once more."""
+    with Interruption() as interruption:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert interruption.asked == signal.SIGINT
+        monkeypatch.setattr("videoclip.training.interruption.PAUSE", 0.0)
+        with pytest.raises(KeyboardInterrupt):  # a later one acts at once
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_without_a_signal_nothing_is_left_behind() -> None:
@@ -24,7 +35,7 @@ def test_without_a_signal_nothing_is_left_behind() -> None:
     with Interruption() as interruption:
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
-    assert not interruption.asked
+    assert interruption.asked is None
 
 
 def test_in_another_thread_nothing_happens() -> None:
@@ -37,4 +48,4 @@ def test_in_another_thread_nothing_happens() -> None:
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [False]
+    assert found == [None]

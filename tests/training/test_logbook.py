@@ -10,7 +10,7 @@ from videoclip.training.logbook import CURVE, METRICS, Logbook, curve, read_metr
 
 
 def test_both_files_hold_the_same_numbers(tmp_path) -> None:
-    logbook = Logbook(tmp_path, done=0)
+    logbook = Logbook(tmp_path, last=-1)
     logbook.write(0, 0, zero_shot=10.0)
     logbook.write(5, 1, loss=2.5, learning_rate=0.125)
     logbook.write(10, 2, loss=1.5, learning_rate=0.0625, zero_shot=60.0)
@@ -28,13 +28,13 @@ def test_both_files_hold_the_same_numbers(tmp_path) -> None:
 
 
 def test_a_run_that_goes_on_takes_back_what_lies_after_its_state(tmp_path) -> None:
-    first = Logbook(tmp_path, done=0)
+    first = Logbook(tmp_path, last=-1)
     for step in (1, 2, 3, 4):
         first.write(step, 1, loss=float(step))
     first.close()
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"step": 5, "ep')  # a kill cut the line off
-    second = Logbook(tmp_path, done=2)
+    second = Logbook(tmp_path, last=2)
     second.write(3, 1, loss=30.0)
     second.close()
     assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [
@@ -44,7 +44,7 @@ def test_a_run_that_goes_on_takes_back_what_lies_after_its_state(tmp_path) -> No
 
 
 def test_numbers_are_strict_json(tmp_path) -> None:
-    logbook = Logbook(tmp_path, done=0)
+    logbook = Logbook(tmp_path, last=-1)
     with pytest.raises(ValueError, match="not JSON compliant"):
         logbook.write(1, 1, loss=float("nan"))
     logbook.close()

@@ -14,6 +14,7 @@ from videoclip.frames.store import FrameStore
 from videoclip.manifest import Clip
 from videoclip.tasks import Retrieval
 from videoclip.towers import Text
+from videoclip.training.loop import Evaluated
 from videoclip.training.train import train
 
 RUNS = itertools.count()
@@ -33,7 +34,7 @@ def videos(tmp_path_factory) -> list[Clip]:
 def train_small(
     videos: list[Clip],
     folder: Path,
-    values: list[float],
+    values: list[float] | None,
     epochs: int | None = None,
     run: Path | None = None,
     **optim: float,
@@ -41,23 +42,25 @@ def train_small(
     model = build(head="lstm", text=Text(width=32, layers=1, context_length=12))
     store = FrameStore(folder, size=16, frames=4)
     store.fill(videos, 1, "clips")
-    seen = iter(values)
+    seen = iter(values or ())
     weights = []
 
-    def validate(model) -> float:
+    def validate(model) -> Evaluated:
         weights.append({k: v.clone() for k, v in model.state_dict().items()})
-        return next(seen)
+        value = next(seen)
+        return Evaluated({"validation": value}, value)
 
-    history = train(
+    trained = train(
         model, Retrieval(), videos, store,
         optim=Optim(
             epochs=len(values) - 1 if epochs is None else epochs, batch_size=3, tower_rate=1e-3,
             precision="fp32", **optim,
         ),
-        data=Data(takes=1, crop=0.8, words=12, workers=0), classes=(), seed=0, validate=validate,
-        label="test", run=Run(), folder=run or folder / f"run{next(RUNS)}",
+        data=Data(takes=1, crop=0.8, words=12, workers=0), classes=(), seed=0,
+        validate=None if values is None else validate, label="test", run=Run(), decides={},
+        folder=run or folder / f"run{next(RUNS)}",
     )  # fmt: skip
-    return model, history, weights
+    return trained.model, trained.history, weights
 
 
 def test_the_best_validated_epoch_is_kept(videos, tmp_path) -> None:
@@ -89,36 +92,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_clips_named(videos, tmp_path) 
         train_small(videos, tmp_path, [0.0] * 3, weight_decay=1e38)
 
 
-def test_stopped_at_any_step_it_ends_with_the_same_weights(videos, tmp_path, monkeypatch) -> None:
-    """Every step but the last one is a place to stop; each run goes on from its own state."""
-    values = [1.0, 5.0, 3.0]
-    whole, history, _ = train_small(videos, tmp_path, values)
-    for stop in (1, 2, 3):
-        folder = tmp_path / f"stopped{stop}"
-        with monkeypatch.context() as patch:
-            patch.setattr("videoclip.training.train.Interruption", lambda at=stop: StopAt(at))
-            with pytest.raises(KeyboardInterrupt):
-                train_small(videos, tmp_path, values, run=folder)
-        seen = 1 + stop // 2
-        resumed, again, _ = train_small(videos, tmp_path, values[seen:], epochs=2, run=folder)
-        assert [tuple(line) for line in again] == [tuple(line) for line in history]
-        for key, value in whole.state_dict().items():
-            assert torch.equal(value, resumed.state_dict()[key]), (stop, key)
-
-
-class StopAt:
-    """Asks to stop after so many steps, as Ctrl-C does."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def __enter__(self) -> "StopAt":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    @property
-    def asked(self) -> bool:
-        self.left -= 1
-        return self.left == 0
+def test_nothing_is_chosen_where_nothing_is_validated(videos, tmp_path) -> None:
+    model, history, _ = train_small(videos, tmp_path, None, epochs=2)
+    assert [epoch.validation for epoch in history] == [None] * 3
+    assert not model.training

@@ -25,6 +25,8 @@ from videoclip.tasks.action_protocols import spelled
 
 SHOWN = 3
 """Answers that a gallery shows for a query."""
+WORST = 10
+"""How many of the queries that went worst are shown."""
 
 
 class Measured(NamedTuple):
@@ -42,6 +44,10 @@ class Measured(NamedTuple):
     """By direction, where ties matter."""
     gallery: dict[str, list[dict[str, Any]]]
     """Some queries that were right and some that were wrong."""
+    worst: list[dict[str, Any]]
+    """The queries whose answer came last, in the same form."""
+    scores: np.ndarray
+    """(Q, V) of the queries, in the order of their answers, with every answer."""
 
 
 def measure(
@@ -71,13 +77,17 @@ def measure(
         for name, value in metrics.items()
         if name.startswith("R@")
     ]
+    gallery = _retrieved(found)
+    worst = gallery.pop("worst")
     return Measured(
         ranks=rank_table({order: found}),
         selection=float(np.mean(recalls)),
         counts=found.counts,
         ms_per_clip=found.ms_per_clip,
         tie_notes={d: note for d, ranks in found.ranks.items() if (note := tie_note(ranks))},
-        gallery=_retrieved(found),
+        gallery=gallery,
+        worst=worst,
+        scores=found.scores,
     )
 
 
@@ -102,13 +112,17 @@ def _actions(
         direction, order, [clip.video_id for clip in clips], np.arange(len(clips)), clips,
         result.ranks,
     )  # fmt: skip
+    gallery = _recognized(found.scores, clips, classes, result.ranks)
+    worst = gallery.pop("worst")
     return Measured(
         ranks=table.assign(label=[clip.label for clip in clips]),
         selection=result.metrics()["top-1"],
         counts=found.counts,
         ms_per_clip=found.ms_per_clip,
         tie_notes={direction: note} if note else {},
-        gallery=_recognized(found.scores, clips, classes, result.ranks),
+        gallery=gallery,
+        worst=worst,
+        scores=found.scores[np.argsort(result.labels, kind="stable")],
     )
 
 
@@ -205,10 +219,15 @@ def _best(scores: np.ndarray) -> list[int]:
 
 
 def _spread(ranks: Ranks, count: int = 6) -> dict[str, list[int]]:
-    """Some queries that were right and some that were wrong, spread evenly over all of them."""
+    """Some queries that were right, some that were wrong, and those that went worst.
+
+    The first two are spread evenly over all of their kind.
+    """
     right = (ranks.rank <= 1) & ~ranks.missing
     found = {}
     for name, chosen in (("right", np.flatnonzero(right)), ("wrong", np.flatnonzero(~right))):
         places = np.linspace(0, len(chosen) - 1, min(count, len(chosen)))
         found[name] = [int(q) for q in chosen[np.unique(places.astype(int))]] if len(chosen) else []
+    last = np.argsort(-ranks.rank, kind="stable")[:WORST]
+    found["worst"] = [int(query) for query in last if ranks.rank[query] > 1]
     return found

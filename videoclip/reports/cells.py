@@ -18,9 +18,9 @@ import torch
 
 from videoclip.checkpoints.weights import load
 from videoclip.config import SLOTS, to_json
-from videoclip.distributed import device, on_main
+from videoclip.distributed import device, main_process, on_main
 from videoclip.evaluation.evaluate import FRAME_ORDERS
-from videoclip.evaluation.measure import measure
+from videoclip.evaluation.measure import Measured, measure
 from videoclip.experiment import Data, Experiment, Row
 from videoclip.frames.store import FrameStore
 from videoclip.heads import Mean
@@ -31,10 +31,13 @@ from videoclip.prompts import templates_of
 from videoclip.reports.locked import locked
 from videoclip.reports.material import Material
 from videoclip.scorers import Cosine
-from videoclip.tasks import Recognition, Retrieval
+from videoclip.tasks import Recognition, Retrieval, Task
 from videoclip.tasks.action_protocols import spelled
 from videoclip.towers import Labels
-from videoclip.training.train import STATES, train
+from videoclip.training.loop import Evaluated
+from videoclip.training.pictures import score_map
+from videoclip.training.states import STATES
+from videoclip.training.train import train
 
 CELL = "cell.json"
 RANKS = "ranks.parquet"
@@ -65,9 +68,11 @@ def pretrained(material: Material, folder: Path) -> tuple[VideoCLIP, str]:
     data = replace(experiment.data, frames=1, augment="crop")
     task = Retrieval() if data.images else experiment.task
     source = manifest_hash(data.images) if data.images else material.key
-    key = _hash(
-        to_json(plain), _of_result(data), to_json(experiment.pretrain), to_json(task), source
-    )
+    decides = {
+        "model": to_json(plain), "data": _of_result(data), "optim": to_json(experiment.pretrain),
+        "task": to_json(task), "manifest": source,
+    }  # fmt: skip
+    key = _hash(*decides.values())
     home = folder / "base" / key
     if (home / CELL).is_file():
         return load(home), key
@@ -83,15 +88,16 @@ def pretrained(material: Material, folder: Path) -> tuple[VideoCLIP, str]:
     held_out = on_main(store.fill, by_split["val"], 1, "images to validate on")
     torch.manual_seed(0)
     model = plain.build().to(device())
-    history = train(
+    trained = train(
         model, task, pictures, store,
         optim=experiment.pretrain, data=replace(data, takes=takes), classes=material.classes,
-        seed=0, label="pre-training", folder=home, run=experiment.run,
-        validate=lambda m: measure(
-            m, task, held_out, store, words=data.words, classes=material.classes
-        ).selection,
+        seed=0, label="pre-training", folder=home, run=experiment.run, decides=decides,
+        validate=lambda m: evaluated(
+            measure(m, task, held_out, store, words=data.words, classes=material.classes), task
+        ),
     )  # fmt: skip
-    on_main(_finish, home, model, {"history": history, "unreadable": store.unreadable})
+    facts = {"history": trained.history, "unreadable": store.unreadable}
+    on_main(_finish, home, trained.model, facts)
     return load(home), key
 
 
@@ -132,10 +138,12 @@ def run_cell(
     """
     experiment = row.of(material.experiment)
     model_json, data, task = to_json(experiment.model), experiment.data, experiment.task
-    key = _hash(
-        model_json, _of_result(data), to_json(experiment.finetune), to_json(task), seed,
-        material.key, base_key, whole,
-    )  # fmt: skip
+    decides = {
+        "model": model_json, "data": _of_result(data), "optim": to_json(experiment.finetune),
+        "task": to_json(task), "seed": seed, "manifest": material.key, "base": base_key,
+        "whole": whole,
+    }  # fmt: skip
+    key = _hash(*decides.values())
     home = folder / "cells" / f"{name}-seed{seed}-{key[:8]}"
     if not (home / CELL).is_file():
         torch.manual_seed(seed)
@@ -148,23 +156,23 @@ def run_cell(
             measure, task=task, store=stores.evaluation, words=data.words,
             classes=material.classes, views=stores.views, texts=texts,
         )  # fmt: skip
-        history = train(
+        trained = train(
             model, task, material.splits["train"], stores.training,
             optim=experiment.finetune, data=data, classes=material.classes, seed=seed,
-            label=f"{name}, seed {seed}", folder=home, run=experiment.run,
+            label=f"{name}, seed {seed}", folder=home, run=experiment.run, decides=decides,
             texts=texts,
-            validate=(lambda shown: measured(shown, clips=material.splits["val"]).selection)
+            validate=(lambda m: evaluated(measured(m, clips=material.splits["val"]), task))
             if experiment.selection == "best"
             else None,
         )  # fmt: skip
-        test = material.splits["test"]
+        model, test = trained.model, material.splits["test"]
         found = [measured(model, clips=test, order=order) for order in FRAME_ORDERS]
         normal = found[FRAME_ORDERS.index("normal")]
         facts = {
             "row": name,
             "seed": seed,
             "model": model_json,
-            "history": history,
+            "history": trained.history,
             "parameters": count_parameters(list(model.parameters())),
             "new_parameters": count_parameters(model.new_parameters()),
             "ms_per_clip": normal.ms_per_clip,
@@ -180,6 +188,20 @@ def run_cell(
         on_main(_finish, home, model, facts, ranks)
     facts = json.loads((home / CELL).read_text())
     return Cell(name, seed, facts, pd.read_parquet(home / RANKS), home)
+
+
+def evaluated(found: Measured, task: Task) -> Evaluated:
+    """What the loop is told of a validation split."""
+    lines = ["| rank | query | what came first |", "|--:|---|---|"]
+    for item in found.worst:
+        first = item.get("retrieved") or item["answers"]
+        names = ", ".join(str(answer.get("video_id") or answer["label"]) for answer in first)
+        query = item["query"].replace("|", "\\|")
+        lines.append(f"| {item['rank']:g} | {query} ({item['truth']}) | {names} |")
+    answers = "classes" if isinstance(task, Recognition) else "videos"
+    picture = score_map(found.scores, answers) if main_process() else None
+    values = {"validation": found.selection}
+    return Evaluated(values, found.selection, picture, "\n".join(lines))
 
 
 def start(model: VideoCLIP, base: VideoCLIP, *, whole: bool) -> None:

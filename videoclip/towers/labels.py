@@ -35,6 +35,10 @@ class LabelTokenizer:
     def __init__(self, classes: Sequence[str]) -> None:
         self.places = {name: place for place, name in enumerate(classes)}
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The class name of an id."""
+        return list(self.places)[ids[0]]
+
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         """One name or N names -> int64 (N, 1).
 

@@ -1,14 +1,23 @@
-"""The numbers of a training run as it goes: metrics.jsonl, and the same in TensorBoard's files."""
+"""A run as it goes: its numbers in metrics.jsonl and in TensorBoard's files, and what went wrong."""
 
 import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from videoclip.errors import VideoclipError
+from videoclip.types import Bad
 
 METRICS = "metrics.jsonl"
+BAD_STEPS = "bad_steps.jsonl"
+BAD_SAMPLES = "bad_samples.jsonl"
 EVENTS = "tensorboard"
 CURVE = "curve.png"
 BLUE, ORANGE = "#0072B2", "#D55E00"
@@ -18,26 +27,59 @@ BLUE, ORANGE = "#0072B2", "#D55E00"
 class Logbook:
     """Writes every number into both files of a run folder.
 
-    A run that goes on from step `done` takes back what an earlier process wrote after it, so that
-    no step stands there twice.
+    A run that goes on takes back what an earlier process wrote after its last step, so that no step
+    stands there twice.
     """
 
-    def __init__(self, folder: Path, *, done: int) -> None:
+    def __init__(self, folder: Path, *, last: int, report: str = "tensorboard") -> None:
+        """What was written of steps after `last` goes.
+
+        Raises VideoclipError where `report` says wandb and that is not installed.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / METRICS
-        kept = [line for line in read_metrics(folder) if line["step"] <= done]
-        partial = self.path.with_suffix(".part")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.replace(self.path)
-        self.writer = SummaryWriter(str(folder / EVENTS), purge_step=done + 1)
+        self.folder = folder
+        for name in (METRICS, BAD_STEPS, BAD_SAMPLES):
+            _cut(folder / name, last)
+        (folder / METRICS).touch()
+        self.writer = (
+            _WeightsAndBiases(folder)
+            if report == "wandb"
+            else SummaryWriter(str(folder / EVENTS), purge_step=last + 1)
+        )
 
     def write(self, step: int, epoch: int, **values: float) -> None:
         """Adds a line. Both files hold it at once, for who watches and for who is killed."""
-        line = json.dumps({"step": step, "epoch": epoch, **values}, allow_nan=False)
-        with self.path.open("a") as file:
-            file.write(line + "\n")
+        _append(self.folder / METRICS, {"step": step, "epoch": epoch, **values})
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def bad_step(self, step: int, epoch: int, reason: str, samples: Sequence[str]) -> None:
+        """Notes a step that changed nothing, and the samples of all processes in it."""
+        line = {"step": step, "epoch": epoch, "reason": reason, "samples": list(samples)}
+        _append(self.folder / BAD_STEPS, line)
+
+    def bad_sample(self, step: int, epoch: int, bad: Bad) -> None:
+        """Notes a sample that could not be read, and which one was read in its place."""
+        _append(self.folder / BAD_SAMPLES, {"step": step, "epoch": epoch, **bad._asdict()})
+
+    def picture(self, name: str, step: int, pixels: np.ndarray) -> None:
+        """Shows a picture (H, W, 3) uint8."""
+        self.writer.add_image(name, pixels, step, dataformats="HWC")
+
+    def text(self, name: str, step: int, markdown: str) -> None:
+        """Shows a text."""
+        self.writer.add_text(name, markdown, step)
+
+    def compare_by(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Lets runs be compared by their settings and the last values of these metrics."""
+        plain = {name: _plain(value) for name, value in flat(settings)}
+        if isinstance(self.writer, _WeightsAndBiases):
+            self.writer.run.config.update(plain)
+            return
+        # The public add_hparams would make a second run beside this one.
+        for summary in hparams(plain, dict.fromkeys(metrics, 0.0)):
+            self.writer._get_file_writer().add_summary(summary)
         self.writer.flush()
 
     def close(self) -> None:
@@ -45,13 +87,87 @@ class Logbook:
         self.writer.close()
 
 
+class _WeightsAndBiases:
+    """What the logbook asks of TensorBoard's writer, for Weights & Biases."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise VideoclipError(
+                "--run.report wandb needs Weights & Biases, which is not installed: pip install "
+                "wandb, or leave the option out"
+            ) from error
+        self.wandb = wandb
+        name, own = f"{folder.parent.name}-{folder.name}", folder / "wandb.id"
+        if not own.is_file():
+            own.write_text(uuid.uuid4().hex)
+        self.run = wandb.init(
+            dir=str(folder), project="videoclip", name=name, id=own.read_text(), resume="allow"
+        )
+        self.run.define_metric("*", step_metric="training_step")
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.run.log({name: value, "training_step": step})
+
+    def add_image(self, name: str, pixels: np.ndarray, step: int, dataformats: str) -> None:
+        self.run.log({name: self.wandb.Image(pixels), "training_step": step})
+
+    def add_text(self, name: str, markdown: str, step: int) -> None:
+        self.run.log({name: self.wandb.Html(f"<pre>{markdown}</pre>"), "training_step": step})
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def flat(settings: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """A tree of settings as (dotted name, value)."""
+    if not isinstance(settings, Mapping):
+        yield where, settings
+        return
+    for name, value in settings.items():
+        yield from flat(value, f"{where}.{name}".removeprefix("."))
+
+
+def _plain(value: Any) -> bool | int | float | str:
+    """What TensorBoard takes for a setting."""
+    return value if isinstance(value, bool | int | float | str) else json.dumps(value)
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl; the last one is left out where a kill cut it off."""
-    path = folder / METRICS
+    return _lines(folder / METRICS)
+
+
+def read_bad_steps(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's bad_steps.jsonl."""
+    return _lines(folder / BAD_STEPS)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     whole, _, _ = path.read_text().rpartition("\n")
     return [json.loads(line) for line in whole.splitlines()]
+
+
+def _cut(path: Path, last: int) -> None:
+    """Leaves the lines of the steps up to `last`."""
+    if not path.is_file():
+        return
+    partial = path.with_suffix(".part")
+    kept = [line for line in _lines(path) if line["step"] <= last]
+    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    partial.replace(path)
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    text = json.dumps(line, allow_nan=False)
+    with path.open("a") as file:
+        file.write(text + "\n")
 
 
 def curve(folder: Path, title: str, steps_per_epoch: int) -> None:

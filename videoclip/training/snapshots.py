@@ -1,94 +1,93 @@
 """The state of a run on disk, written so that a kill at any moment leaves one that loads.
 
-A snapshot is a folder that gets its name last: its files are written under another name, synced to
-the disk and listed with sizes and hashes in a manifest, and only then is the folder renamed. What
-lacks its manifest, or does not agree with it, is skipped with a message.
+A snapshot is a folder that gets its name last: its files are written under another name and synced
+to the disk, a manifest with their sizes and hashes follows, then the folder is renamed, and only
+then does the file `latest` name it. What lacks its manifest, or does not agree with it, is skipped
+with a message.
 """
 
 import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from videoclip.errors import VideoclipError
 
 MANIFEST = "manifest.json"
-STATE = "state.pt"
+LATEST = "latest"
 PREFIX = "step-"
+PART = ".part"
+"""The end of a folder that is not complete yet, or is being deleted."""
 KEPT = 2
 """So many snapshots are kept: if the newest turns out to be damaged, there is another."""
-
-
-def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Keeps tensors and plain values as the state after `step`; `newest_state` reads them back."""
-    return save(folder, step, lambda inside: torch.save(state, inside / STATE))
-
-
-def newest_state(folder: Path) -> dict[str, Any] | None:
-    """The newest state that is whole, its tensors on the CPU; None where there is none."""
-    found = newest(folder)
-    if found is None:
-        return None
-    return torch.load(found / STATE, map_location="cpu", weights_only=True)
 
 
 def save(folder: Path, step: int, write: Callable[[Path], None], *, keep_last: int = KEPT) -> Path:
     """Makes the snapshot of `step` out of the files that `write` puts into a folder.
 
+    Where there is a whole one of this step it stays: a run has one state after a step. What is
+    newer goes: a run that is here now has passed it over. Of the older ones so many are left that
+    there are `keep_last` in all.
+
     Raises VideoclipError where the disk refuses; the older snapshots are then still there.
     """
     final = folder / f"{PREFIX}{step:09d}"
-    partial = folder / f"{final.name}.part"
+    partial = folder / (final.name + PART)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(f"{PREFIX}*.part"):
+        for leftover in folder.glob(f"{PREFIX}*{PART}"):
             shutil.rmtree(leftover)
-        partial.mkdir()
-        write(partial)
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
-        listed = {str(path.relative_to(partial)): _described(path) for path in files}
-        (partial / MANIFEST).write_text(json.dumps(listed, indent=1) + "\n")
-        for path in (*files, partial / MANIFEST, partial):
-            _sync(path)
-        if final.exists():  # the same step again, after an older state was gone back to
-            shutil.rmtree(final)
-        partial.rename(final)
-        _sync(folder)
-    except OSError as error:
+        if not (final.is_dir() and fault(final) is None):
+            partial.mkdir()
+            write(partial)
+            _seal(partial)
+            _delete(final)
+            partial.rename(final)
+            _sync(folder)
+        _name_latest(final)
+    except (OSError, RuntimeError, VideoclipError) as error:  # torch has its own for a full disk
         shutil.rmtree(partial, ignore_errors=True)
+        reason = str(error).partition("\n")[0]
         raise VideoclipError(
-            f"the state after step {step} cannot be saved in {folder}: {error}; make room and run "
+            f"the state after step {step} cannot be saved in {folder}: {reason}; make room and run "
             "the same command again, it goes on from the state before"
         ) from error
-    for old in _by_age(folder)[keep_last:]:
-        shutil.rmtree(old)
+    others = [path for path in _by_age(folder) if path != final]
+    newer = [path for path in others if path.name > final.name]
+    for old in newer + [path for path in others if path not in newer][keep_last - 1 :]:
+        _delete(old)
     return final
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest snapshot that is whole; damaged ones are named and passed over."""
-    for path in _by_age(folder):
-        fault = _fault(path)
-        if fault is None:
+    """The newest snapshot that is whole; None where there is none at all.
+
+    Damaged ones are named and passed over. Raises VideoclipError where all are damaged.
+    """
+    found = _by_age(folder)
+    latest = folder / LATEST
+    if latest.is_file() and (name := latest.read_text().strip()) not in {p.name for p in found}:
+        _tell(f"{folder / name}, the latest state, is gone")
+    for path in found:
+        wrong = fault(path)
+        if wrong is None:
             return path
-        tqdm.write(f"{path} is passed over: {fault}")
+        _tell(f"{path} is passed over: {wrong}")
+    if found:
+        raise VideoclipError(
+            f"none of the states in {folder} is whole; put one back, or start anew with "
+            "--run.resume never, which deletes them"
+        )
     return None
 
 
-def _by_age(folder: Path) -> list[Path]:
-    """The snapshots, the newest first."""
-    named = [path for path in folder.glob(f"{PREFIX}*") if path.suffix != ".part"]
-    return sorted(named, reverse=True)
-
-
-def _fault(snapshot: Path) -> str | None:
-    """What is wrong with a snapshot."""
+def fault(snapshot: Path) -> str | None:
+    """What is wrong with a snapshot; None where it is whole."""
     try:
         listed = json.loads((snapshot / MANIFEST).read_text())
     except (OSError, ValueError) as error:
@@ -104,6 +103,42 @@ def _fault(snapshot: Path) -> str | None:
     return None
 
 
+def _by_age(folder: Path) -> list[Path]:
+    """The snapshots, the newest first."""
+    named = [path for path in folder.glob(f"{PREFIX}*") if path.suffix != PART]
+    return sorted(named, reverse=True)
+
+
+def _seal(partial: Path) -> None:
+    """Waits until all files are on the disk, then lists them, which makes the folder whole."""
+    inside = sorted(partial.rglob("*"))
+    files = [path for path in inside if path.is_file()]
+    for path in files:
+        _sync(path)
+    listed = {str(path.relative_to(partial)): _described(path) for path in files}
+    (partial / MANIFEST).write_text(json.dumps(listed, indent=1) + "\n")
+    folders = [path for path in inside if path.is_dir()]
+    for path in (partial / MANIFEST, *folders, partial):
+        _sync(path)
+
+
+def _name_latest(final: Path) -> None:
+    """Says in a file which snapshot is the newest."""
+    partial = final.with_name(LATEST + PART)
+    partial.write_text(final.name + "\n")
+    _sync(partial)
+    partial.replace(final.with_name(LATEST))
+    _sync(final.parent)
+
+
+def _delete(snapshot: Path) -> None:
+    """Takes a snapshot away, so that a kill meanwhile leaves no half of it under its name."""
+    if snapshot.is_dir():
+        leftover = snapshot.with_name(f"{snapshot.name}.old{PART}")
+        shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(snapshot.rename(leftover))
+
+
 def _described(path: Path) -> dict[str, int | str]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
@@ -117,3 +152,7 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _tell(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
