@@ -1,4 +1,4 @@
-"""A run as it goes: its numbers in metrics.jsonl and in TensorBoard's files, and what went wrong."""
+"""A run as it goes: its numbers, in metrics.jsonl and for TensorBoard, and what went wrong."""
 
 import json
 import uuid
