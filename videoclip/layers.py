@@ -161,14 +161,20 @@ class Attention(nn.Module):
         return parts.transpose(1, 3).unbind(2)
 
 
-def recomputed(half: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Computes half a block again for its gradients, where its block is told to keep nothing."""
+def half_block(half: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Half a block as its block is told to run it: computed again for its gradients, left out."""
 
     @functools.wraps(half)
     def computed(block: "ResidualBlock", *inputs: Tensor | None, **options: object) -> Tensor:
-        if not (block.checkpointing and torch.is_grad_enabled()):
-            return half(block, *inputs, **options)
-        return checkpoint(half, block, *inputs, use_reentrant=False, **options)
+        if block.checkpointing and torch.is_grad_enabled():
+            added = checkpoint(half, block, *inputs, use_reentrant=False, **options)
+        else:
+            added = half(block, *inputs, **options)
+        if not (block.training and block.passed_by):
+            return added
+        # Nothing for samples that pass by, for the others so much more that the mean stays.
+        drawn = torch.rand(len(added), *[1] * (added.ndim - 1), device=added.device)
+        return added * (drawn >= block.passed_by).to(added.dtype) / (1 - block.passed_by)
 
     return computed
 
@@ -202,7 +208,7 @@ class ResidualBlock(nn.Module):
         self.ln_2 = LayerNorm(width, eps=eps)
         self.activation = ACTIVATIONS[activation]
 
-    @recomputed
+    @half_block
     def attend(
         self,
         x: Tensor,
@@ -214,19 +220,12 @@ class ResidualBlock(nn.Module):
         """What attention adds to x (..., L, W), or to other rows that attend to it."""
         if queries is not None:
             queries = self.ln_1(queries)
-        return self._some(self.attn(self.ln_1(x), mask, causal=causal, queries=queries))
+        return self.attn(self.ln_1(x), mask, causal=causal, queries=queries)
 
-    @recomputed
+    @half_block
     def think(self, x: Tensor) -> Tensor:
         """What the multi-layer perceptron adds to x (..., L, W)."""
-        return self._some(self.mlp["c_proj"](self.activation(self.mlp["c_fc"](self.ln_2(x)))))
-
-    def _some(self, added: Tensor) -> Tensor:
-        """Nothing for samples that pass by, for the others so much more that the mean stays."""
-        if not (self.training and self.passed_by):
-            return added
-        drawn = torch.rand(len(added), *[1] * (added.ndim - 1), device=added.device)
-        return added * (drawn >= self.passed_by).to(added.dtype) / (1 - self.passed_by)
+        return self.mlp["c_proj"](self.activation(self.mlp["c_fc"](self.ln_2(x))))
 
     def forward(
         self,
