@@ -17,6 +17,7 @@ from videoclip.errors import OtherProcessError, VideoclipError
 from videoclip.experiment import Optim
 from videoclip.towers import ResNet
 from videoclip.training.engine import Engine
+from videoclip.training.faults import require_good
 from videoclip.types import Batch, Frames, Keys
 
 SIZES = (13, 5, 1)
@@ -259,7 +260,8 @@ def bad_step() -> dict[str, Any]:
     started = copy.deepcopy(model.state_dict())
     batch = whole(case, 0, SINGLE)
     batch.frames.pixels[SIZES[0] - 1] = math.nan
-    failed = outcome(engine.step, part(batch))
+    step = engine.step(part(batch))
+    failed = outcome(require_good, step.fault, 1, part(batch).names)
     unchanged = all(torch.equal(v, started[n]) for n, v in model.state_dict().items())
     return {"started": started, "failed": failed, "unchanged": unchanged}
 

@@ -54,6 +54,17 @@ def start() -> bool:
     return world_size() > 1
 
 
+def start_alone() -> None:
+    """Makes a process that no launcher has started the only one of a group.
+
+    Some libraries want a group even then. Where `start` has joined others it does nothing.
+    """
+    if not dist.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        atexit.register(stop)
+
+
 def stop() -> None:
     """Leaves the other processes; from here on this one is alone."""
     if dist.is_initialized():
@@ -180,6 +191,13 @@ def mean(number: float) -> float:
     total = torch.tensor([number], dtype=torch.float64, device=_device())
     _exchange(dist.all_reduce, total)
     return float(total) / world_size()
+
+
+def add_up(x: Tensor) -> Tensor:
+    """Makes a tensor the sum of those that the processes have, and returns it."""
+    if world_size() > 1:
+        _exchange(dist.all_reduce, x)
+    return x
 
 
 def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:

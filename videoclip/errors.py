@@ -37,6 +37,12 @@ class Preempted(KeyboardInterrupt):
     """A scheduler has asked a run to end; what it has done is saved."""
 
 
+class OutOfMemoryError(VideoclipError):
+    """Memory ran out in a step of training, before it changed anything: the state can be saved."""
+
+
+
+
 class ManifestError(VideoclipError):
     """A manifest that cannot be used; the message lists what is wrong, with line numbers."""
 

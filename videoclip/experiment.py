@@ -97,9 +97,10 @@ class Optim:
     """clip: symmetric cross-entropy over the batch. siglip: every pair is a yes or no. kl:
     ActionCLIP's, for batches that hold a class several times. ce: cross-entropy of every clip over
     the sentences of all classes."""
-    precision: Literal["bf16", "fp32", "reference-fp16"] = "bf16"
-    """bf16: float32 weights, bfloat16 arithmetic; slow on most CPUs. reference-fp16: CLIP's weights
-    in half precision, as CLIP4Clip (bertadam) and ActionCLIP (adamw) train them."""
+    precision: Literal["bf16", "fp16", "fp32", "reference-fp16"] = "bf16"
+    """bf16: float32 weights, bfloat16 arithmetic; slow on most CPUs. fp16: float16 arithmetic, with
+    a loss that is scaled; for GPUs without bfloat16. reference-fp16: CLIP's weights in half
+    precision, as CLIP4Clip (bertadam) and ActionCLIP (adamw) train them."""
     chunk_size: int | None = None
     """Samples embedded at once, where a batch is larger than memory: the gradients stay those of
     the whole batch. None: all at once."""

@@ -2,7 +2,11 @@
 
 import copy
 import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +14,6 @@ from models import build, captions, clips
 from torch import nn
 
 from videoclip.config import ConfigError
-from videoclip.errors import VideoclipError
 from videoclip.experiment import Optim
 from videoclip.towers import ResNet
 from videoclip.training.engine import Engine
@@ -174,31 +177,112 @@ def test_siglip_needs_a_bias() -> None:
         Engine(build(), replace(OPTIM, loss="siglip"), steps=1)
 
 
+def everything(engine: Engine) -> dict[str, torch.Tensor]:
+    """Weights, running averages and moments, as they are now."""
+    state = engine.state()
+    moments = {f"{n}.{k}": v for n, kept in state["optimizer"].items() for k, v in kept.items()}
+    return state["model"] | moments
+
+
+class Poison(torch.autograd.Function):
+    """Nothing forward; backward one number of the gradient becomes another one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, value: float) -> torch.Tensor:
+        ctx.value = value
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        gradient = gradient.clone()
+        gradient[(0,) * gradient.ndim] = ctx.value
+        return gradient, None
+
+
+@contextmanager
+def poisoned(model: nn.Module, where: str, value: float = math.nan) -> Iterator[None]:
+    """What a module gives has a gradient with one number that is none."""
+    hook = model.get_submodule(where).register_forward_hook(
+        lambda _, __, out: Poison.apply(out, value)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+PLACES = (
+    "clip.visual.conv1", "clip.visual.ln_pre", "clip.visual.ln_post", "clip.ln_final",
+    "clip.token_embedding", "clip.transformer.resblocks.0", "clip.transformer.resblocks.1",
+    "clip.visual.transformer.resblocks.0", "clip.visual.transformer.resblocks.1",
+    "head.transformer.resblocks.0",
+)  # fmt: skip
+"""Modules of a model with a transformer over time."""
+
+
 @pytest.mark.parametrize("chunk_size", [None, 2])
-def test_a_loss_that_is_not_finite_changes_no_weight(chunk_size: int | None) -> None:
-    model = build()
-    engine = Engine(model, replace(OPTIM, chunk_size=chunk_size), steps=9)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_changes_nothing(chunk_size: int | None, value: float) -> None:
+    engine = Engine(build(), replace(OPTIM, chunk_size=chunk_size), steps=9)
     engine.train()
     engine.step(batch(0))
-    before = copy.deepcopy(model.state_dict())
+    before = everything(engine)
     bad = batch(1)
-    bad.frames.pixels[2] = math.nan
-    with pytest.raises(VideoclipError, match=r"loss is nan at step 2 with the samples v1-0, v1-1"):
-        engine.step(bad)
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name]), name
+    bad.frames.pixels[2] = value
+    step = engine.step(bad)
+    assert step.fault == "the loss is nan"
+    assert same(everything(engine), before)
+    assert engine.steps_done == 2
+    assert engine.step(batch(2)).fault is None
+    assert not same(everything(engine), before)
 
 
-def test_a_gradient_that_is_not_finite_changes_no_weight() -> None:
-    model = build()
+@pytest.mark.parametrize("number", [0, 2])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_gradient_that_is_not_finite_changes_nothing(place: str, number: int) -> None:
+    """In the very first step too, when there are no moments."""
+    value = math.nan if number else math.inf
+    engine = Engine(build(head="transformer"), OPTIM, steps=9)
+    engine.train()
+    for one in range(number):
+        engine.step(batch(one))
+    before = everything(engine)
+    with poisoned(engine.model, place, value):
+        step = engine.step(batch(number))
+    assert re.fullmatch("the gradient norm is (nan|inf)", step.fault)
+    assert math.isfinite(step.loss)
+    assert same(everything(engine), before)
+    assert engine.step(batch(number + 1)).fault is None
+    assert not same(everything(engine), before)
+
+
+def test_a_refused_step_leaves_running_averages_and_the_temperature_alone() -> None:
+    model = resnet()
+    model.clip.logit_scale.data.fill_(math.log(150.0))
     engine = Engine(model, OPTIM, steps=9)
     engine.train()
-    model.clip.visual.proj.register_hook(lambda gradient: gradient * math.inf)
-    before = copy.deepcopy(model.state_dict())
-    with pytest.raises(VideoclipError, match=r"gradient norm is (nan|inf) at step 1"):
-        engine.step(batch(0))
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name]), name
+    before = everything(engine)
+    with poisoned(model, "clip.visual.bn1"):
+        assert engine.step(batch(0, side=32)).fault
+    assert same(everything(engine), before)
+    engine.step(batch(0, side=32))
+    name = "clip.visual.bn1.running_mean"
+    assert not torch.equal(everything(engine)[name], before[name])
+
+
+def test_the_rate_goes_on_when_a_step_is_refused() -> None:
+    optim = replace(OPTIM, warmup=0.5)
+    engine = Engine(build(), optim, steps=4)
+    engine.train()
+    rates = []
+    for number in range(4):
+        with poisoned(engine.model, PLACES[0]) if number in (0, 2) else nullcontext():
+            rates.append(engine.step(batch(number)).learning_rate)
+    assert rates == pytest.approx([0.0, 5e-4, 1e-3, 5e-4])
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(x, two[name]) for name, x in one.items())
 
 
 def test_a_restored_engine_goes_on_to_the_bit(tmp_path) -> None:

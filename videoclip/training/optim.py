@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
 
 from videoclip.config import ConfigError
@@ -29,7 +29,7 @@ MOMENTUM = 0.9
 
 def trainers(
     model: VideoCLIP, optim: Optim, steps: int, steps_per_epoch: int | None = None
-) -> tuple[torch.optim.Optimizer, LRScheduler]:
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """What changes the weights in a run of so many steps, and what changes the learning rates.
 
     With precision reference-fp16 the weights that CLIP's authors halve are rounded to half
@@ -244,7 +244,7 @@ def _bert_adam(
 
 def schedule(
     optimizer: torch.optim.Optimizer, optim: Optim, steps: int, steps_per_epoch: int | None = None
-) -> LRScheduler:
+) -> LambdaLR:
     """What changes the learning rates over a run of so many steps, once after every step."""
     warmup = round(optim.warmup * steps)
     if optim.schedule == "cosine":
@@ -291,6 +291,8 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     On a CPU reference-fp16 computes them in float32: many of torch's operations have no half
     precision there.
     """
+    if precision == "fp16":
+        return torch.autocast(device.type, torch.float16)
     if precision == "reference-fp16":
         return torch.autocast(device.type, torch.float16, enabled=device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
