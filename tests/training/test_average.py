@@ -14,7 +14,7 @@ from test_engine import OPTIM, batch
 from torch import Tensor, nn
 
 from videoclip.config import ConfigError
-from videoclip.experiment import Optim
+from videoclip.experiment import Optim, Run
 from videoclip.training.deepspeed_engine import DeepSpeedEngine
 from videoclip.training.engine import Engine
 
@@ -103,7 +103,7 @@ def zero(stage: int) -> tuple[dict[str, Tensor], ...]:
 
     def made() -> DeepSpeedEngine:
         optim = optim_of(case, ema=DECAY)
-        return DeepSpeedEngine(model_of(case, torch.float32), optim, steps=9, stage=stage)
+        return DeepSpeedEngine(model_of(case, torch.float32), optim, steps=9, run=Run(zero=stage))
 
     engine = made()
     engine.train()

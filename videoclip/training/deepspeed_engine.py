@@ -4,36 +4,38 @@ ZeRO (Rajbhandari et al. 2020): stage 1 spreads the state of the optimizer, stag
 too, stage 3 the weights too; stage 0 spreads nothing. The result is that of the plain engine.
 """
 
+import copy
 import math
 import os
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from videoclip import distributed
 from videoclip.config import ConfigError
-from videoclip.experiment import Optim
+from videoclip.experiment import Optim, Run
 from videoclip.model import VideoCLIP
 from videoclip.towers.clip import MAX_LOGIT_SCALE
 from videoclip.training.average import Average
-from videoclip.training.engine import Engine, random_state, set_random_state
-from videoclip.types import Batch
+from videoclip.training.blocks import compile_blocks
+from videoclip.training.deepspeed_config import config_of
+from videoclip.training.deepspeed_order import InOrder
+from videoclip.training.engine import Engine, halfway
+from videoclip.training.faults import enough_memory
+from videoclip.training.parts import Part, parts_of, set_parts, whole
 
 T = TypeVar("T")
-Stage = Literal[0, 1, 2, 3]
-TAG = "deepspeed"
 
 
 class DeepSpeedEngine(Engine):
     """A model and what trains it under DeepSpeed. Every process must make one and call it alike.
 
-    The temperature and the bias are vectors of one number while it is in use: DeepSpeed has no
-    place for scalars. `weights` gives them, and all others, as they stand in a checkpoint. From
-    stage 1 on a gradient that is not finite is found only when the weights have taken it: the run
-    ends all the same, and goes on from what was saved before.
+    It trains a copy: the model that it was given stays whole, and `trained` fills it with what has
+    been learnt. In the copy temperature and bias are vectors of one number, because DeepSpeed has
+    no place for scalars. `weights` gives them, and all others, as they stand in a checkpoint.
     """
 
     def __init__(
@@ -43,37 +45,44 @@ class DeepSpeedEngine(Engine):
         *,
         steps: int,
         steps_per_epoch: int | None = None,
-        stage: Stage = 1,
+        run: Run,
     ) -> None:
-        """Raises ConfigError where the recipe needs to see each weight as a whole.
+        """A process that no launcher has started is the only one.
 
-        Also where no launcher has started the processes: DeepSpeed needs one even for a single one.
+        Raises ConfigError where the recipe needs to see each weight as a whole, and where DeepSpeed
+        is asked for what contradicts the settings.
         """
-        if stage and (optim.optimizer == "bertadam" or optim.precision == "reference-fp16"):
+        if run.zero and (optim.optimizer == "bertadam" or optim.precision == "reference-fp16"):
             raise ConfigError(
                 f"optimizer {optim.optimizer!r} with precision {optim.precision!r} looks at whole "
-                f"weights, which ZeRO stage {stage} cuts into pieces; take stage 0 or the plain "
+                f"weights, which ZeRO stage {run.zero} cuts into pieces; take stage 0 or the plain "
                 "engine"
             )
-        if not torch.distributed.is_initialized():
-            raise ConfigError(
-                "DeepSpeed needs a launcher, also for one process: torchrun --nproc-per-node 1 -m "
-                "videoclip ..."
-            )
-        self.scalars = [name for name, p in model.named_parameters() if p.ndim == 0]
+        config = config_of(optim, run)
+        distributed.start_alone()
+        self.run, self.whole = run, model
+        trained = copy.deepcopy(model)
+        compile_blocks(trained, run)
+        self.scalars = [name for name, p in trained.named_parameters() if p.ndim == 0]
         for name in self.scalars:
             owner, _, last = name.rpartition(".")
-            scalar = getattr(model.get_submodule(owner), last)
-            setattr(model.get_submodule(owner), last, _vector(scalar))
-        super().__init__(model, optim, steps=steps, steps_per_epoch=steps_per_epoch)
-        self.stage = stage
-        self.steps_taken = _Steps(model)
-        self.deepspeed = _initialize(self.steps_taken, self.optimizer, optim, stage)
-        self.average = Average.of(model, optim, self.scalars)  # of what stage 3 leaves here
+            scalar = getattr(trained.get_submodule(owner), last)
+            setattr(trained.get_submodule(owner), last, _vector(scalar))
+        super().__init__(trained, optim, steps=steps, steps_per_epoch=steps_per_epoch)
+        self.deepspeed = _initialize(_Steps(trained), self.optimizer, config)
+        self.order = InOrder(trained, self._zero) if run.zero >= 2 else None
+        self.average = Average.of(trained, optim, self.scalars)  # of what stage 3 leaves here
+
+    @property
+    def _zero(self) -> Any:
+        """DeepSpeed's optimizer, from stage 1 on."""
+        return self.deepspeed.optimizer
 
     def _clear(self) -> None:
         self.deepspeed.zero_grad()
-        if self.stage == 3:
+        if self.order:
+            self.order.clear()
+        if self.run.zero == 3:
             # It takes it that the first backward pass of a step reaches every weight. To one that
             # only a later pass reaches it would add the gradient of the step before.
             from deepspeed.utils import safe_set_local_grad
@@ -91,81 +100,87 @@ class DeepSpeedEngine(Engine):
     def _inside(self, make: Callable[[], T]) -> T:
         return self.deepspeed(make)
 
-    def _update(self, batch: Batch) -> float:
-        if self.stage == 0:  # DeepSpeed knows no norm then, and its step would be refused too late
-            distributed.mean_gradients(self.model.parameters())
-            largest = self.optim.max_norm or math.inf
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), largest).item()
-            self._require_finite("gradient norm", norm, batch)
-            self.deepspeed.step()
+    def _update(self) -> float:
+        if self.run.zero == 0:  # DeepSpeed knows no norm then, and would take any step
+            norm = self._norm()
+            if math.isfinite(norm):
+                with enough_memory(halfway):
+                    self.deepspeed.step()
             return norm
-        self.deepspeed.step()
-        norm = float(self.deepspeed.get_global_grad_norm())
-        self._require_finite("gradient norm", norm, batch)
-        return norm
+        with enough_memory(halfway):
+            self._zero.loss_scale = self._factor  # by which it divides the gradients
+            self.deepspeed.step()
+            self._zero.loss_scale = 1.0
+        # It has taken no step where the norm is not finite.
+        return float(self.deepspeed.get_global_grad_norm())
 
-    def _clamped(self) -> float:
-        if self.stage == 0:
-            return super()._clamped()
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        found = safe_get_full_fp32_param(self.model.clip.logit_scale).clone()
-        if self.optim.loss == "clip" and found > MAX_LOGIT_SCALE:
-            found.clamp_(max=MAX_LOGIT_SCALE)
-            self._set_temperature(found)
-        return found.item()
-
-    def _set_temperature(self, value: Tensor) -> None:
-        """The model has one copy of it, and the optimizer goes on from another."""
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
-
+    def _clamp(self) -> None:
         scale = self.model.clip.logit_scale
-        if self.stage < 3:
-            safe_set_full_fp32_param(scale, value)
-            scale.data.copy_(value)
-        else:  # cut into parts of one number, of which all but the first are padding
-            safe_set_local_fp32_param(scale, value)
-            scale.ds_tensor.data.copy_(value)
+        if self.run.zero == 0:
+            super()._clamp()
+        elif self.optim.loss == "clip" and self._temperature() > MAX_LOGIT_SCALE:
+            # The model has one copy of it, and the optimizer goes on from another.
+            bound = torch.full((1,), MAX_LOGIT_SCALE, device=scale.device)
+            if part := self._parts().get("clip.logit_scale"):
+                part.flat.data[part.inside] = bound[part.place]
+            getattr(scale, "ds_tensor", scale).data.copy_(bound)  # at stage 3, mostly padding
+
+    def _temperature(self) -> float:
+        scale = self.model.clip.logit_scale
+        with self._gathered(scale):
+            return scale.item()
 
     def weights(self) -> dict[str, Tensor]:
         """The whole weights; all processes must ask for them together."""
-        with _whole(self.model.parameters()):
-            state = {name: x.detach().clone() for name, x in self.model.state_dict().items()}
-        return state | {name: state[name].reshape(()) for name in self.scalars}
+        return {name: x.clone() for name, x in self._whole_weights()}
 
     def trained(self) -> VideoCLIP:
-        """A copy of the model with the whole weights; all processes must ask for it together."""
-        with torch.random.fork_rng():  # whoever looks changes no step
-            copy = self.model.config.build().to(self.model.device)
-        weights = self.weights()
-        copy.load_state_dict(weights | self.average.weights() if self.average else weights)
-        copy.origin = self.model.origin
-        return copy.eval()
+        """The model that was given, with the weights of now; all must ask for it together.
 
-    def state(self) -> dict[str, Any]:
-        """Raises TypeError: each process has its own part of it, which `save` writes."""
-        raise TypeError("the state of DeepSpeed lies in several processes; use save and load")
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Raises TypeError, as `state` does."""
-        raise TypeError("the state of DeepSpeed lies in several processes; use save and load")
-
-    def save(self, folder: Path) -> None:
-        """Writes all that the next step depends on into a folder; every process its own part."""
-        more = {"schedule": self.schedule.state_dict(), "random": random_state()}
-        more["ema"] = self.average.weights() if self.average else {}
-        self.deepspeed.save_checkpoint(str(folder), tag=TAG, client_state=more, save_latest=False)
-
-    def load(self, folder: Path) -> None:
-        """Goes back to what `save` wrote, with the same number of processes.
-
-        Only for what runs of one's own have written: DeepSpeed's files can hold code.
+        With moving averages it has these.
         """
-        _, more = self.deepspeed.load_checkpoint(str(folder), tag=TAG)
-        self.schedule.load_state_dict(more["schedule"])
-        if self.average:
-            self.average.restore(more["ema"])
-        set_random_state(more["random"])
+        weights = self.weights()
+        averaged = self.average.weights() if self.average else {}
+        self.whole.load_state_dict(weights | averaged)
+        return self.whole.eval()
+
+    def _gathered(self, weight: Tensor, *, changed: bool = False) -> AbstractContextManager:
+        """A context in which a weight is there as a whole; what it is changed to stays."""
+        if not hasattr(weight, "ds_tensor"):
+            return nullcontext()
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters([weight], modifier_rank=0 if changed else None)
+
+    def _whole_weights(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.model.state_dict(keep_vars=True).items():
+            with self._gathered(tensor):
+                yield name, tensor.detach().reshape(() if name in self.scalars else tensor.shape)
+
+    def _set_weights(self, weights: dict[str, Tensor]) -> None:
+        for name, tensor in self.model.state_dict(keep_vars=True).items():
+            with self._gathered(tensor, changed=True):
+                tensor.data.copy_(weights[name].reshape(tensor.shape))
+        if self.run.zero:
+            self._zero.refresh_fp32_params()  # from which the optimizer goes on
+
+    def _parts(self) -> dict[str, Part]:
+        return parts_of(self.model, self._zero)
+
+    def _whole_moments(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        if self.run.zero == 0:
+            yield from super()._whole_moments()
+            return
+        for name, part in self._parts().items():
+            if kept := self.optimizer.state.get(part.flat):
+                found = {key: x if key == "step" else whole(part, x) for key, x in kept.items()}
+                yield name, found
+
+    def _set_moments(self, moments: dict[str, dict[str, Tensor]]) -> None:
+        if self.run.zero == 0:
+            super()._set_moments(moments)
+        else:
+            set_parts(self._parts(), self.optimizer.state, moments)
 
 
 class _Steps(nn.Module):
@@ -184,9 +199,7 @@ def _vector(scalar: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(scalar.detach().reshape(1), requires_grad=scalar.requires_grad)
 
 
-def _initialize(
-    module: nn.Module, optimizer: torch.optim.Optimizer, optim: Optim, stage: Stage
-) -> Any:
+def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
     """DeepSpeed's own engine."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -194,29 +207,9 @@ def _initialize(
 
     if not torch.cuda.is_available():  # else it compiles an operation for a minute or two
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    zero = {"stage": stage, "overlap_comm": False}
-    if stage == 3:
-        zero |= {"stage3_param_persistence_threshold": 0}
-    config = {
-        "train_micro_batch_size_per_gpu": 1,  # it must be there; a batch may have any size
-        "gradient_clipping": optim.max_norm or 0.0,
-        "zero_optimization": zero,
-        # `step` alone says when a batch is complete, after one backward pass or many.
-        "managed_gradient_accumulation": False,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**9,
-    }
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, config=config, dist_init_required=False
     )
-    if stage == 0:
+    if config["zero_optimization"]["stage"] == 0:
         engine.enable_backward_allreduce = False
     return engine
-
-
-def _whole(parameters: Iterable[nn.Parameter]) -> Any:
-    """A context in which ZeRO's weights are all there."""
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(list(parameters))

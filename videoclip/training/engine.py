@@ -201,7 +201,7 @@ class Engine:
         """
         norm = self._norm()
         if math.isfinite(norm):
-            with enough_memory(_halfway):
+            with enough_memory(halfway):
                 self.optimizer.step()
         return norm
 
@@ -316,7 +316,8 @@ def _copied(x: Tensor) -> Tensor:
     return x.detach().to("cpu", copy=True)
 
 
-def _halfway() -> VideoclipError:
+def halfway() -> VideoclipError:
+    """The error for memory that runs out too late to leave everything as it was."""
     return VideoclipError(
         "memory ran out while the weights were changed; go on from the last saved state, with a "
         "smaller chunk_size"

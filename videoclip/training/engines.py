@@ -15,11 +15,9 @@ def engine_of(
 
     Raises ConfigError for settings that the engine cannot carry out.
     """
-    compile_blocks(model, run)
     if run.engine == "plain":
+        compile_blocks(model, run)
         return Engine(model, optim, steps=steps, steps_per_epoch=steps_per_epoch)
     from videoclip.training.deepspeed_engine import DeepSpeedEngine
 
-    return DeepSpeedEngine(
-        model, optim, steps=steps, steps_per_epoch=steps_per_epoch, stage=run.zero
-    )
+    return DeepSpeedEngine(model, optim, steps=steps, steps_per_epoch=steps_per_epoch, run=run)
