@@ -41,8 +41,6 @@ class OutOfMemoryError(VideoclipError):
     """Memory ran out in a step of training, before it changed anything: the state can be saved."""
 
 
-
-
 class ManifestError(VideoclipError):
     """A manifest that cannot be used; the message lists what is wrong, with line numbers."""
 

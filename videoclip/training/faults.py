@@ -9,11 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from videoclip import distributed
 from videoclip.errors import VideoclipError
 
-NAMED = 10
-"""How many samples an error message names."""
 GROWTH = 2000
 """After so many good steps the scale of the loss is doubled."""
 SHORT = ("allocate memory", "out of memory", "ALLOC_FAILED")
@@ -52,21 +49,6 @@ def put_back(kept: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Makes the averages what they were."""
     for buffer, copy in kept:
         buffer.copy_(copy)
-
-
-def require_good(fault: str | None, step: int, names: Sequence[str]) -> None:
-    """Raises VideoclipError, in all processes alike, where a step was refused.
-
-    It names the step and the samples, of which each process gives its own.
-    """
-    if fault is None:
-        return
-    every = [name for part in distributed.gather_objects(tuple(names)) for name in part]
-    more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
-    raise distributed.alike(
-        f"{fault} at step {step} with the samples {', '.join(every[:NAMED])}{more}; lower the "
-        "learning rates"
-    )
 
 
 @contextmanager
