@@ -53,8 +53,7 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         if self.console.is_terminal and not self.silent:
-            self._live = Live(self._picture(), console=self.console, auto_refresh=False)
-            self._live.start()
+            self._start()
         return self
 
     def __exit__(
@@ -64,8 +63,15 @@ class Watch:
         trace: TracebackType | None,
     ) -> None:
         if self._live:
-            self._live.update(self._picture(), refresh=True)
             self._live.stop()
+            self.console.print(self._picture())
+
+    def _start(self) -> None:
+        # Nothing refreshes it by itself: a thread must not hold a lock where readers are forked.
+        self._live = Live(
+            self._picture(), console=self.console, auto_refresh=False, transient=True
+        )
+        self._live.start(refresh=True)
 
     def show(self, done: int, epoch: int, values: Mapping[str, float]) -> None:
         """So many steps are behind the run; a line only where there are new numbers."""
@@ -90,11 +96,9 @@ class Watch:
         if self._live is None:
             yield
             return
-        self._live.update(self._picture(), refresh=True)
         self._live.stop()
         yield
-        self._live = Live(self._picture(), console=self.console, auto_refresh=False)
-        self._live.start()
+        self._start()
 
     def told(self, values: Mapping[str, float]) -> str:
         """Numbers in words."""
