@@ -6,7 +6,7 @@ import pkgutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from videoclip.config import SLOTS, ConfigError, kind, members
 from videoclip.errors import nearest
@@ -144,6 +144,14 @@ class Optim:
                 raise ConfigError(f"{name} is {value}; it must be at least 0 and below 1")
         if self.epsilon is not None and self.optimizer == "sgd":
             raise ConfigError(f"epsilon is {self.epsilon}, but optimizer 'sgd' reads none; drop it")
+
+
+def deciding(optim: dict[str, Any], visual: dict[str, Any]) -> dict[str, Any]:
+    """Of an `Optim` as JSON, what decides a result under this tower: not what only saves memory."""
+    saves = {"checkpointing", "scores"}
+    if visual["kind"] == "vit":  # the others have batch normalization, which sees one chunk
+        saves.add("chunk_size")
+    return {name: value for name, value in optim.items() if name not in saves}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from videoclip.checkpoints.weights import load
 from videoclip.config import to_json
 from videoclip.distributed import alike, device, on_main
 from videoclip.errors import VideoclipError
-from videoclip.experiment import Pretraining
+from videoclip.experiment import Pretraining, deciding
 from videoclip.frames.loader import number_of_batches
 from videoclip.image_text.images import ImageSet
 from videoclip.image_text.pairs import PairLoader, Pairs, open_pairs
@@ -166,7 +166,8 @@ def _of_result(decides: dict[str, Any]) -> dict[str, Any]:
     """Without what changes no result, and may be other now."""
     settings = {key: value for key, value in decides["settings"].items() if key != "run"}
     data = {key: value for key, value in settings["data"].items() if key != "workers"}
-    return {**decides, "settings": {**settings, "data": data}}
+    optim = deciding(settings["optim"], settings["model"]["visual"])
+    return {**decides, "settings": {**settings, "data": data, "optim": optim}}
 
 
 def _key(pairs: Pairs) -> str:

@@ -21,7 +21,7 @@ from videoclip.config import SLOTS, to_json
 from videoclip.distributed import device, main_process, on_main
 from videoclip.evaluation.evaluate import FRAME_ORDERS
 from videoclip.evaluation.measure import Measured, measure
-from videoclip.experiment import Data, Experiment, Row
+from videoclip.experiment import Data, Experiment, Row, deciding
 from videoclip.frames.store import FrameStore
 from videoclip.heads import Mean
 from videoclip.manifest import manifest_hash, read_manifest, with_splits
@@ -69,7 +69,8 @@ def pretrained(material: Material, folder: Path) -> tuple[VideoCLIP, str]:
     task = Retrieval() if data.images else experiment.task
     source = manifest_hash(data.images) if data.images else material.key
     decides = {
-        "model": to_json(plain), "data": _of_result(data), "optim": to_json(experiment.pretrain),
+        "model": to_json(plain), "data": _of_result(data),
+        "optim": deciding(to_json(experiment.pretrain), to_json(plain.visual)),
         "task": to_json(task), "manifest": source,
     }  # fmt: skip
     key = _hash(*decides.values())
@@ -139,7 +140,8 @@ def run_cell(
     experiment = row.of(material.experiment)
     model_json, data, task = to_json(experiment.model), experiment.data, experiment.task
     decides = {
-        "model": model_json, "data": _of_result(data), "optim": to_json(experiment.finetune),
+        "model": model_json, "data": _of_result(data),
+        "optim": deciding(to_json(experiment.finetune), model_json["visual"]),
         "task": to_json(task), "seed": seed, "manifest": material.key, "base": base_key,
         "whole": whole,
     }  # fmt: skip

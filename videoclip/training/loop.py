@@ -14,11 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from videoclip.distributed import alike, gather_objects, largest, main_process, start_alike
-from videoclip.errors import Preempted
+from videoclip.distributed import (
+    alike,
+    gather_objects,
+    largest,
+    main_process,
+    start_alike,
+    world_size,
+)
+from videoclip.errors import OutOfMemoryError, Preempted
 from videoclip.experiment import Run
 from videoclip.model import VideoCLIP
-from videoclip.training.engine import Engine, Step
+from videoclip.training.engine import Engine, Step, random_state, set_random_state
 from videoclip.training.interruption import Interruption
 from videoclip.training.logbook import BAD_STEPS, Logbook
 from videoclip.training.pictures import batch_picture
@@ -158,9 +165,7 @@ class _Loop:
             batch = next(source)
             waited = time.perf_counter() - began
             rates = self._rates()
-            step = self.engine.step(
-                batch
-            )  # also without samples here: other processes may have some
+            step = self._step(batch)
             self.at = self.at.after(step)
             self.pace = Pace(
                 self.pace.samples + (step.samples if step else 0),
@@ -206,7 +211,7 @@ class _Loop:
             if not self.is_compared:
                 self.logbook.compare_by(self.plan.decides, ["epoch_loss", "best", *found.values])
                 self.is_compared = True
-        self.watch.show(at.done, epoch, values)
+        self.watch.show(at.done, epoch, found.values)
         self.save_or_end()
 
     def save_or_end(self) -> None:
@@ -243,6 +248,18 @@ class _Loop:
                 model.load_state_dict(self.best)
             start_alike(model)
         return Trained(model.eval(), self.history, self.at)
+
+    def _step(self, batch: Batch) -> Step | None:
+        """One step, also without samples here, since other processes may have some."""
+        random = random_state()
+        try:
+            return self.engine.step(batch)
+        except OutOfMemoryError:
+            if world_size() == 1:  # else the others wait in the middle of their step
+                set_random_state(random)
+                self.keep()
+                self.watch.say(f"saved after step {self.at.done}; other settings can go on there")
+            raise
 
     def _show(self, batch: Batch) -> None:
         """A picture of the first batch, unless a locked tower has looked at the clips already."""

@@ -22,8 +22,8 @@ PAUSE = 0.2
 """Seconds between two drawings of the live line."""
 TOLD = (
     ("loss", "loss {:.3f}"),
-    ("learning_rate", "rate {:.2g}"),
-    ("module_rate", "new modules {:.2g}"),
+    ("learning_rate", "learning rate {:.2g}"),
+    ("module_rate", "of new modules {:.2g}"),
     ("gradient_norm", "gradient {:.3g}"),
     ("samples_per_second", "{:.1f} {unit}/s"),
     ("waiting_for_data", "{:.0%} waiting for data"),
@@ -68,9 +68,7 @@ class Watch:
 
     def _start(self) -> None:
         # Nothing refreshes it by itself: a thread must not hold a lock where readers are forked.
-        self._live = Live(
-            self._picture(), console=self.console, auto_refresh=False, transient=True
-        )
+        self._live = Live(self._picture(), console=self.console, auto_refresh=False, transient=True)
         self._live.start(refresh=True)
 
     def show(self, done: int, epoch: int, values: Mapping[str, float]) -> None:
