@@ -1,6 +1,7 @@
 """The command line: `videoclip VERB ...`, also `python -m videoclip VERB ...`."""
 
 import difflib
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ HELP = "\n".join(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit status; errors meant for users are one clear message."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and re.fullmatch(r"--local[_-]rank=\d+", arguments[0]):
+        del arguments[0]  # of the launcher deepspeed; LOCAL_RANK says the same
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
         return 0

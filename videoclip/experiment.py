@@ -181,6 +181,12 @@ class Run:
     zero: Literal[0, 1, 2, 3] = 1
     """ZeRO's stage under DeepSpeed. What is spread over the processes: 1 the optimizer's moments, 2
     the gradients too, 3 the weights too; 0 nothing."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What DeepSpeed keeps in the memory of the processor: the moments and their step, from zero 1
+    on, or with zero 3 all weights too."""
+    deepspeed_config: Path | None = None
+    """A JSON file of DeepSpeed's own. It may fine-tune what the settings leave open; where both say
+    something they must agree, and "auto" takes the settings'."""
     compile: Literal["off", "blocks"] = "off"
     """blocks: torch.compile turns transformer blocks and heads into faster code. The first steps
     wait for it, it needs a C++ compiler on a processor, and last digits change."""
@@ -190,6 +196,13 @@ class Run:
         for name in ("keep_last", "log_every", "bad_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.engine == "plain":
+            for name, without in (("zero", 1), ("offload", "none"), ("deepspeed_config", None)):
+                if getattr(self, name) != without:
+                    raise ConfigError(
+                        f"{name} is {getattr(self, name)!r}, but engine 'plain' has none; set "
+                        "--run.engine deepspeed"
+                    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,7 +103,9 @@ def zero(stage: int) -> tuple[dict[str, Tensor], ...]:
 
     def made() -> DeepSpeedEngine:
         optim = optim_of(case, ema=DECAY)
-        return DeepSpeedEngine(model_of(case, torch.float32), optim, steps=9, run=Run(zero=stage))
+        return DeepSpeedEngine(
+            model_of(case, torch.float32), optim, steps=9, run=Run(engine="deepspeed", zero=stage)
+        )
 
     engine = made()
     engine.train()

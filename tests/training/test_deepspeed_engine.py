@@ -228,4 +228,4 @@ def test_under_bfloat16_all_stages_agree(found) -> None:
 def test_what_looks_at_whole_weights_is_refused(changes: dict) -> None:
     optim = replace(Optim(), **changes)
     with pytest.raises(ConfigError, match="ZeRO stage 2 cuts"):
-        DeepSpeedEngine(build(), optim, steps=1, run=Run(zero=2))
+        DeepSpeedEngine(build(), optim, steps=1, run=Run(engine="deepspeed", zero=2))

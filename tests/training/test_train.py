@@ -1,6 +1,7 @@
 """The promises of the loop that trains one row of a comparison."""
 
 import itertools
+import json
 from pathlib import Path
 
 import clips as files
@@ -8,14 +9,17 @@ import pytest
 import torch
 from models import build
 
-from videoclip.errors import VideoclipError
+from videoclip.errors import OutOfMemoryError, VideoclipError
 from videoclip.experiment import Data, Optim, Run
 from videoclip.frames.store import FrameStore
 from videoclip.manifest import Clip
+from videoclip.model import VideoCLIP
 from videoclip.tasks import Retrieval
 from videoclip.towers import Text
+from videoclip.training.logbook import BAD_STEPS
 from videoclip.training.loop import Evaluated
 from videoclip.training.train import train
+from videoclip.types import Embedding, Frames
 
 RUNS = itertools.count()
 
@@ -37,6 +41,7 @@ def train_small(
     values: list[float] | None,
     epochs: int | None = None,
     run: Path | None = None,
+    bad_steps: int = 10,
     **optim: float,
 ):
     model = build(head="lstm", text=Text(width=32, layers=1, context_length=12))
@@ -57,7 +62,8 @@ def train_small(
             precision="fp32", **optim,
         ),
         data=Data(takes=1, crop=0.8, words=12, workers=0), classes=(), seed=0,
-        validate=None if values is None else validate, label="test", run=Run(), decides={},
+        validate=None if values is None else validate, label="test",
+        run=Run(bad_steps=bad_steps), decides={},
         folder=run or folder / f"run{next(RUNS)}",
     )  # fmt: skip
     return trained.model, trained.history, weights
@@ -87,12 +93,39 @@ def test_no_epochs_leave_the_weights_alone(videos, tmp_path) -> None:
         assert torch.equal(value, weights[0][key])
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_clips_named(videos, tmp_path) -> None:
-    with pytest.raises(VideoclipError, match=r"the loss is nan at step 2 with the samples v"):
-        train_small(videos, tmp_path, [0.0] * 3, weight_decay=1e38)
+def test_losses_that_are_not_finite_end_the_run_with_the_clips_named(videos, tmp_path) -> None:
+    with pytest.raises(VideoclipError, match=r"2 steps in a row changed nothing, .* loss is nan"):
+        train_small(videos, tmp_path, [0.0] * 3, weight_decay=1e38, run=tmp_path, bad_steps=2)
+    lines = [json.loads(line) for line in (tmp_path / BAD_STEPS).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 3]
+    assert set(lines[1]["samples"]) <= {video.video_id for video in videos}
 
 
 def test_nothing_is_chosen_where_nothing_is_validated(videos, tmp_path) -> None:
     model, history, _ = train_small(videos, tmp_path, None, epochs=2)
     assert [epoch.validation for epoch in history] == [None] * 3
     assert not model.training
+
+
+def test_memory_that_runs_out_costs_nothing_but_the_step(videos, tmp_path, monkeypatch) -> None:
+    """The saved state goes on in smaller chunks, to the same weights."""
+    straight, _, _ = train_small(videos, tmp_path, None, epochs=2)
+    step, large = VideoCLIP.embed_video, []
+
+    def full(model: VideoCLIP, clips: Frames) -> Embedding:
+        large.append(len(clips.mask) > 2)
+        if large[-1] and sum(large) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return step(model, clips)
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(VideoCLIP, "embed_video", full)
+    with pytest.raises(OutOfMemoryError) as caught:
+        train_small(videos, tmp_path, None, epochs=2, run=run)
+    told = str(caught.value)
+    assert "memory ran out at step 2, at 3 samples of 4 frames in this process" in told
+    assert "(chunk_size None, precision fp32, checkpointing off); no weight was changed" in told
+    assert "chunk_size 1 or checkpointing blocks, or both" in told
+    found, _, _ = train_small(videos, tmp_path, None, epochs=2, run=run, chunk_size=2)
+    for name, value in straight.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], value, atol=1e-5, rtol=1e-4, msg=name)
