@@ -21,7 +21,7 @@ LAYERS = [
     ["mixers", "heads", "scorers"],
     ["config", "model"],
     ["checkpoints", "experiment", "features"],
-    ["training"],
+    ["training", "cluster"],
     ["image_text"],
     ["evaluation"],
     ["reports"],

@@ -13,6 +13,7 @@ VERBS = {
     "compare": "train and evaluate one model per temporal module and seed; table, chart, page",
     "evaluate": "evaluate a model: retrieval, recognition, zero-shot, linear-probe, few-shot",
     "data": "prepare data sets, check and pack videos: sets, fetch, unpack, prepare, check, pack",
+    "embed": "write the features of frames and the vectors of clips, for training and search",
     "convert": "write a model in the layout of CLIP4Clip, ActionCLIP, mmaction2 or OpenAI",
     "classify": "say which of some labels fits a picture, without training",
     "classify-video": "say which of some labels fits a video, without training",

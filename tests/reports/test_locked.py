@@ -209,7 +209,7 @@ def test_rounded_towers_are_those_that_are_kept(manifest: Path, tmp_path: Path) 
 )  # fmt: skip
 def test_what_needs_frames_says_why(changes: dict, reason: str | None, manifest: Path) -> None:
     tried = experiment(manifest, **changes)
-    found = needs_frames(tried.model.build(), tried)
+    found = needs_frames(tried.model.build(), tried.task.mix)
     assert (reason is None and found is None) or reason in found
 
 
@@ -217,7 +217,7 @@ def test_a_head_that_reads_layers_needs_frames(manifest: Path) -> None:
     tried = experiment(manifest)
     model = tried.model.build()
     model.head.reads_layers = 2
-    assert needs_frames(model, tried) == "the head Mean reads its layers"
+    assert needs_frames(model) == "the head Mean reads its layers"
 
 
 def test_no_lock_changes_nothing(manifest: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ A feature store stands where a frame store stands: it has the same clips, takes 
 here, not anew in every epoch; `takes` says how many there are.
 """
 
+import copy
 import hashlib
 import json
 import time
@@ -47,6 +48,11 @@ class Look(NamedTuple):
     kind: Kind = "float32"
     """How features are kept."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of what is kept."""
+        return torch.float16 if self.kind == "float16" else torch.float32
+
 
 class FeatureStore:
     """What the vision tower of a model makes of the clips of a frame store.
@@ -76,6 +82,27 @@ class FeatureStore:
         can be read; the others are listed in `unreadable`. Processes that call it together share
         the work.
         """
+        wanted = self.missing(clips, kept)
+        own = [key for key in list(wanted)[rank() :: world_size()] if key not in self.shards]
+        ahead = ReadAhead(Shown(self, [wanted[key][0] for key in own], kept), workers)
+        bar = tqdm(
+            zip(own, ahead(range(len(own))), strict=True), f"embedding {label}", len(own),
+            unit="clip", disable=not own or not main_process(),
+        )  # fmt: skip
+        kind = self.look.dtype
+        made = (
+            (key, shown if isinstance(shown, str) else embed(model, shown).to(kind))
+            for key, shown in bar
+        )
+        self.keep(made, wanted)
+        ahead.close()
+        return [clip for clip in clips if clip.video_id not in self.unreadable]
+
+    def missing(self, clips: Sequence[Clip], kept: int | Views) -> dict[str, list[Clip]]:
+        """What is to be made, and the clips that show it; those of one file share it.
+
+        All that processes share, whoever has it already: they see new shards at different times.
+        """
         wanted: dict[str, list[Clip]] = {}
         for clip in clips:
             try:
@@ -83,22 +110,27 @@ class FeatureStore:
                     wanted.setdefault(self.frames.key(clip, kept), []).append(clip)
             except VideoError as error:
                 self.unreadable[clip.video_id] = str(error)
-        own = list(wanted)[rank() :: world_size()]
-        own = [key for key in own if key not in self.shards]
-        ahead = ReadAhead(_Shown(self, [wanted[key][0] for key in own], kept), workers)
-        bar = tqdm(
-            zip(own, ahead(range(len(own))), strict=True), f"embedding {label}", len(own),
-            unit="clip", disable=not own or not main_process(),
-        )  # fmt: skip
+        return wanted
+
+    def keep(
+        self, made: Iterable[tuple[str, Tensor | str]], wanted: Mapping[str, Sequence[Clip]]
+    ) -> None:
+        """Writes features, or lists the reasons why there are none, as they come.
+
+        Processes that call it together have all of it then.
+        """
         bad: dict[str, str] = {}
-        made = in_shards(self._made(model, bar, bad))
-        written = [write_shard(self.folder, done) for done in made]
-        ahead.close()
+        written = [write_shard(self.folder, done) for done in _in_shards(made, bad)]
         for paths, reasons in gather_objects((written, bad)):
             self._take(paths)
             for key, reason in reasons.items():
                 self.unreadable.update((clip.video_id, reason) for clip in wanted[key])
-        return [clip for clip in clips if clip.video_id not in self.unreadable]
+
+    def alone(self) -> "FeatureStore":
+        """The store without what it knows of its clips, to be sent to who shows them."""
+        other = copy.copy(self)
+        other.shards, other.unreadable = {}, {}
+        return other
 
     def read(self, clip: Clip, takes: int, take: int = 0) -> Tensor:
         """One take of a clip, (T, D) float32."""
@@ -141,15 +173,6 @@ class FeatureStore:
             )
         return opened(self.shards[key]).get_slice(key)
 
-    def _made(
-        self, model: VideoCLIP, pairs: Iterable[tuple[str, Tensor | str]], bad: dict[str, str]
-    ) -> Iterator[tuple[str, Tensor]]:
-        for key, shown in pairs:
-            if isinstance(shown, str):
-                bad[key] = shown
-            else:
-                yield key, embed(model, shown).to(getattr(torch, self.look.kind))
-
     def _take(self, paths: Iterable[Path]) -> None:
         for path in paths:
             self.shards |= dict.fromkeys(opened(path).keys(), path)
@@ -159,7 +182,7 @@ Store = FrameStore | FeatureStore
 """Where training and evaluation read clips."""
 
 
-class _Shown(NamedTuple):
+class Shown(NamedTuple):
     """The number of a clip -> what the tower sees of it, or the reason why there is nothing."""
 
     store: FeatureStore
@@ -191,12 +214,17 @@ def embed(model: VideoCLIP, pixels: Tensor) -> Tensor:
     return torch.cat(found).unflatten(0, pixels.shape[:-3])
 
 
-def in_shards(features: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """Names and features, one by one -> as many of them as a shard should hold."""
+def _in_shards(
+    made: Iterable[tuple[str, Tensor | str]], bad: dict[str, str]
+) -> Iterator[dict[str, Tensor]]:
+    """Features one by one -> as many as a shard should hold; reasons go to the bad ones."""
     done: dict[str, Tensor] = {}
     since = time.monotonic()
-    for name, value in features:
-        done[name] = value
+    for key, features in made:
+        if isinstance(features, str):
+            bad[key] = features
+            continue
+        done[key] = features
         if len(done) == CLIPS or time.monotonic() - since > SECONDS:
             yield done
             done, since = {}, time.monotonic()

@@ -12,6 +12,7 @@ from videoclip.frames.loader import mirrors
 from videoclip.mixers import NoMixer
 from videoclip.model import VideoCLIP
 from videoclip.reports.material import Material, Stores
+from videoclip.tasks.base import Mix
 from videoclip.towers import ResNet, ViT
 from videoclip.training.optim import half_parameters, round_to_half
 
@@ -46,16 +47,16 @@ def locked(model: VideoCLIP, experiment: Experiment, material: Material) -> Lock
         texts.fill(sentences, (experiment.data.words, None))
     if optim.lock == "text":
         return Locked(stores, texts, None)
-    reason = needs_frames(model, experiment)
+    reason = needs_frames(model, experiment.task.mix)
     if reason:
         return Locked(stores, texts, f"the vision tower is locked, but sees every epoch: {reason}")
     note = "trained on features that the locked vision tower made once; ms per clip is without it"
     return Locked(_of_features(model, experiment, material, stores), texts, note)
 
 
-def needs_frames(model: VideoCLIP, experiment: Experiment) -> str | None:
+def needs_frames(model: VideoCLIP, mix: Mix = "none") -> str | None:
     """Why a model cannot learn from kept features of single frames; None where it can."""
-    config = experiment.model
+    config = model.config
     if config.mixer != NoMixer():
         return f"the mixer {type(config.mixer).__name__} works inside it"
     plain = isinstance(config.visual, ResNet) or (
@@ -65,8 +66,8 @@ def needs_frames(model: VideoCLIP, experiment: Experiment) -> str | None:
         return f"{type(config.visual).__name__} looks at several frames at once"
     if getattr(model.head, "reads_layers", 0):
         return f"the head {type(config.head).__name__} reads its layers"
-    if experiment.task.mix != "none":
-        return f"{experiment.task.mix} mixes the pixels of clips"
+    if mix != "none":
+        return f"{mix} mixes the pixels of clips"
     return None
 
 

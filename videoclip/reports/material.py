@@ -13,7 +13,10 @@ from tqdm import tqdm
 from videoclip.errors import VideoclipError
 from videoclip.experiment import Experiment
 from videoclip.features.store import Store
+from videoclip.frames.augment import Recipe
+from videoclip.frames.sampling import Rule
 from videoclip.frames.store import FrameStore
+from videoclip.frames.transforms import StoredFit
 from videoclip.frames.views import Views, views_named
 from videoclip.manifest import SPLITS, Clip, manifest_hash, read_manifest, with_splits
 from videoclip.tasks import Recognition, class_names
@@ -57,24 +60,29 @@ class Material(NamedTuple):
         model, data, task = experiment.model, experiment.data, experiment.task
         size, fit = model.visual.image_size, model.pixels.fit
 
-        def store(size: int, fit: str) -> FrameStore:
-            made = FrameStore(
-                self.folder, size=size, frames=data.frames, fit=fit, rule=data.sampling
-            )
-            made.unreadable.update(self.unreadable)
-            return made
-
-        cut = data.augment.startswith("actionclip")
-        training = store(round(size * MARGIN), "whole") if cut else store(size, fit)
+        how = {"frames": data.frames, "rule": data.sampling}
+        training = training_frames(self.folder, data.augment, size, fit, **how)
+        evaluation = FrameStore(self.folder, size=size, fit=fit, **how)
+        for store in (training, evaluation):
+            store.unreadable.update(self.unreadable)
         views = None
         if isinstance(task, Recognition) and task.views is not None:
             views = views_named(task.views, size=size)
-        return Stores(training, store(size, fit), views)
+        return Stores(training, evaluation, views)
 
     def evaluated(self, clip: Clip) -> Tensor:
         """What the base experiment sees of a clip in evaluation, (T, 3, S, S) uint8."""
         _, store, views = self.stores(self.experiment)
         return store.read(clip, 1) if views is None else store.read_views(clip, views)[0]
+
+
+def training_frames(
+    folder: Path, recipe: Recipe, size: int, fit: StoredFit, *, frames: int, rule: Rule
+) -> FrameStore:
+    """The frames that a recipe of augmentation changes for a tower of this size."""
+    if recipe.startswith("actionclip"):
+        size, fit = round(size * MARGIN), "whole"
+    return FrameStore(folder, size=size, frames=frames, fit=fit, rule=rule)
 
 
 def gather(experiments: Sequence[Experiment], folder: Path) -> Material:
