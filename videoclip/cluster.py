@@ -28,6 +28,7 @@ AT_ONCE = 8
 """Items that travel together; those that are lost travel alone the second time."""
 TRIES = 3
 """So often an item is tried again whose process or machine dies."""
+DIED = "every process of the cluster that read it died"
 SHARE = 0.5
 """Of a processor, that a task or an actor asks for: so a machine with one has room for both."""
 
@@ -120,7 +121,7 @@ def spread(
                     bar.update()
                     yield key, value
         for key in rest:
-            yield key, f"the processes that read it died {TRIES + 1} times on the cluster"
+            yield key, DIED
 
 
 def _passed(
@@ -138,7 +139,7 @@ def _passed(
         room = {"num_cpus": SHARE, "num_gpus": gpus}
         if stage.stays:
             data = data.map(
-                _Actor, fn_constructor_args=(ray.put(stage.work),), **room,
+                _Actor, fn_constructor_args=([ray.put(stage.work)],), **room,
                 concurrency=(1, max(1, int(has["GPU"] if gpus else has.get("CPU", 1)))),
                 max_restarts=-1, max_task_retries=TRIES,
             )  # fmt: skip
@@ -156,10 +157,10 @@ def _task(row: dict[str, Any], work: Callable[[Any], Any]) -> dict[str, Any]:
 class _Actor:
     """A process that keeps what it works with."""
 
-    def __init__(self, work: Any) -> None:
+    def __init__(self, work: list[Any]) -> None:
         import ray
 
-        self.work = ray.get(work) if isinstance(work, ray.ObjectRef) else work
+        [self.work] = ray.get(work)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         return _task(row, self.work)
