@@ -90,6 +90,24 @@ def test_a_reader_that_is_not_exact_says_so(tmp_path: Path) -> None:
     assert len(read(path)[0]) == 9
 
 
+def test_the_environment_chooses_for_every_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = clips.write_video(tmp_path / "a.mp4", clips.pattern(3))
+    for name, kind in (("decord", "Decord"), ("whole", "Whole"), ("", "Planned")):
+        monkeypatch.setenv("VIDEOCLIP_READER", name)
+        assert reader(path) == kind
+    # Where the one preferred is not exact, the others are tried.
+    narrow = clips.write_video(tmp_path / "b.mp4", clips.pattern(3, 96, 48))
+    monkeypatch.setenv("VIDEOCLIP_READER", "decord")
+    assert reader(narrow) == "Planned"
+    with pytest.raises(VideoError, match="the reader decord does not give exactly"):
+        read(narrow, reader="decord")
+    monkeypatch.setenv("VIDEOCLIP_READER", "opencv")
+    with pytest.raises(VideoclipError, match="is 'opencv'; let it be one of auto, planned, decord"):
+        read(path)
+
+
 def test_a_reader_that_is_not_installed_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,11 +16,6 @@ from videoclip.errors import VideoError
 from videoclip.frames.gate import CODECS, CONTAINERS
 from videoclip.frames.wholeness import promised
 
-SIGNED = ("mov", "matroska", "avi")
-"""Containers that a signature at the very start gives away, so that decord's older FFmpeg cannot
-take them for something else. A transport stream after a playlist's first line is a transport
-stream to PyAV and a playlist to decord, which then opens the files that it names."""
-
 
 class Source(NamedTuple):
     """A video file, open, and the stream of it that is read."""
@@ -30,11 +25,6 @@ class Source(NamedTuple):
     stream: av.VideoStream
     rate: float
     """Frames a second on average, as the container says."""
-
-    @property
-    def signed(self) -> bool:
-        """Whether its first bytes say which container it is."""
-        return self.format in SIGNED
 
     @property
     def format(self) -> str:

@@ -3,14 +3,15 @@
 docs/decoding.md says which reader takes which files, and why.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from videoclip.errors import VideoError
+from videoclip.errors import VideoclipError, VideoError
 from videoclip.frames import others
 from videoclip.frames.container import Source, check_file, open_source
 from videoclip.frames.gate import PICTURES
@@ -22,7 +23,9 @@ from videoclip.frames.whole import Whole
 
 Reader = Literal["auto", "planned", "decord", "torchcodec", "whole"]
 """planned: seeks to what is asked for. decord, torchcodec: those libraries. whole: decodes from the
-beginning and counts. auto: the first of planned, decord and whole that is exact for the file."""
+beginning and counts. auto: the first that is exact for the file, planned or else whole."""
+VARIABLE = "VIDEOCLIP_READER"
+"""Of the environment: the reader that `auto` tries first. No choice changes a frame."""
 
 
 class Video(Protocol):
@@ -74,15 +77,28 @@ def open_video(path: Path, reader: Reader = "auto") -> Iterator[Video]:
 
 
 def _reader(source: Source, reader: Reader) -> Video:
-    if reader in ("auto", "planned") and (found := plan(source)):
-        return Planned(source, found)
-    if reader in ("auto", "decord") and (video := others.decord_reader(source)):
-        return video
-    if reader == "torchcodec" and (video := others.torchcodec_reader(source)):
-        return video
-    if reader in ("auto", "whole"):
-        return Whole(source.path, source.rate)
+    names = (_preferred(), "planned", "whole") if reader == "auto" else (reader,)
+    found = plan(source) if names != ("whole",) else None
+    for name in names:
+        if name == "planned" and found:
+            return Planned(source, found)
+        if name == "decord" and found and (video := others.decord_reader(source, found)):
+            return video
+        if name == "torchcodec" and found and (video := others.torchcodec_reader(source, found)):
+            return video
+        if name == "whole":
+            return Whole(source.path, source.rate)
     raise VideoError(
         f"the reader {reader} does not give exactly the frames of {source.path}; let the reader be "
         "auto"
     )
+
+
+def _preferred() -> str:
+    """What the environment says: it reaches every process, whoever starts it."""
+    name = os.environ.get(VARIABLE) or "auto"
+    if name not in get_args(Reader):
+        raise VideoclipError(
+            f"{VARIABLE} is {name!r}; let it be one of {', '.join(get_args(Reader))}"
+        )
+    return name

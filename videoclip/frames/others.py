@@ -10,27 +10,40 @@ import numpy as np
 
 from videoclip.errors import VideoclipError, VideoError
 from videoclip.frames.container import Source
-from videoclip.frames.plan import plan
+from videoclip.frames.plan import Plan
 from videoclip.frames.whole import scaled
 
 EXACT = ("yuv420p", "yuvj420p", "yuv444p")
-"""Pixel formats of H.264 that decord's older FFmpeg turns into the same colors."""
+"""Pixel formats that all turn into the same colors."""
 
 decord.logging.set_level(decord.logging.QUIET)
 
 
-def decord_reader(source: Source) -> "Decord | None":
+def _is_plain(source: Source, found: Plan) -> bool:
+    """Whether others give the frames of a full decode, as far as was seen.
+
+    They count what an edit list hides, and some of their frames are others in open groups of
+    pictures, in streams that are refreshed bit by bit, in interlaced ones, and with 10 bit.
+    """
+    context = source.stream.codec_context
+    even = context.width % 2 == 0 == context.height % 2
+    plain = context.pix_fmt in EXACT and even and context.field_order <= 1
+    return plain and found.all_closed and len(found.shown) == len(found.stamps)
+
+
+def decord_reader(source: Source, found: Plan) -> "Decord | None":
     """A reader of decord; None where it cannot open the file or gives other frames.
 
-    decord finds a frame by its time stamp. Files without time stamps (H.264 in AVI) and with frames
-    that an edit list hides (negative stamps) then give other frames than those asked for, without
-    an error; so do some HEVC files, and its colors differ with 10 bit.
+    decord finds a frame by its time stamp, without which (H.264 in AVI) it gives others than those
+    asked for, without an error; so it does in some HEVC files. It opens only containers with a
+    signature at the very start: a transport stream after a playlist's first line is a playlist to
+    its older FFmpeg, which then opens the files that it names.
     """
     context = source.stream.codec_context
     # It refuses some frames narrower than 80 pixels, 16, 24, 48 and 72 for example.
     wide = min(context.width, context.height) >= 80
-    same = source.codec == "h264" and context.pix_fmt in EXACT
-    if not (source.signed and source.format != "avi" and wide and same):
+    readable = source.format in ("mov", "matroska") and source.codec == "h264" and wide
+    if not (readable and _is_plain(source, found)):
         return None
     try:
         reader = decord.VideoReader(str(source.path.absolute()), num_threads=1)
@@ -39,7 +52,7 @@ def decord_reader(source: Source) -> "Decord | None":
         return None
     # A missing time stamp is a huge negative number here.
     usable = np.isfinite(shown).all() and shown[0] >= 0 and (np.diff(shown) > 0).all()
-    return Decord(source, reader, shown) if usable else None
+    return Decord(source, reader, shown) if usable and len(shown) == len(found.shown) else None
 
 
 class Decord:
@@ -60,13 +73,14 @@ class Decord:
             raise _damage(self.path, wanted, len(self.reader)) from error
 
 
-def torchcodec_reader(source: Source) -> "TorchCodec | None":
-    """A reader of torchcodec; None where it cannot open the file or counts other frames.
+def torchcodec_reader(source: Source, found: Plan) -> "TorchCodec | None":
+    """A reader of torchcodec; None where it cannot open the file or gives other frames.
 
     Raises VideoclipError where torchcodec is not installed.
     """
-    decoders, found = _torchcodec(), plan(source)
-    if found is None:
+    decoders = _torchcodec()
+    # In a transport stream it misses the frames before the place where a search ends.
+    if source.format not in ("mov", "matroska", "avi", "flv") or not _is_plain(source, found):
         return None
     try:
         reader = decoders.VideoDecoder(
@@ -78,8 +92,7 @@ def torchcodec_reader(source: Source) -> "TorchCodec | None":
     except (RuntimeError, ValueError):
         return None
     seconds = found.stamps[found.shown] * float(source.stream.time_base)
-    # What an edit list hides is counted there.
-    return TorchCodec(source, reader, seconds) if len(reader) == len(found.stamps) else None
+    return TorchCodec(source, reader, seconds) if len(reader) == len(found.shown) else None
 
 
 class TorchCodec:

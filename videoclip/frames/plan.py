@@ -20,6 +20,8 @@ PLANNED = {
 """Codecs of which a packet is a frame, and which were compared with a full decode."""
 SKIPPED = {"h264", "hevc", "vp8", "mpeg4", "mpeg1video", "mpeg2video"}
 """Codecs whose decoder leaves out a frame that no other refers to, and nothing else."""
+FORGETTING = {"vp8", "vp9", "av1", "mjpeg"}
+"""Codecs of which every key frame makes the decoder forget what was before."""
 VAGUE = ("mpeg", "mpegvideo", "ogg", "asf")
 """Containers in which a packet has another time stamp after a jump than without one, or none."""
 IDR, MESSAGES, RECOVERY = 5, 6, 6
@@ -40,6 +42,8 @@ class Plan(NamedTuple):
     """(F,) which of them is each frame, in the order in which frames are shown."""
     skips: bool
     """Whether the decoder may leave out frames that no other refers to."""
+    all_closed: bool
+    """Whether all that the container calls key frames make the decoder forget what was before."""
 
     def start(self, packet: int) -> int:
         """Which packet decoding has to begin with, so that this one comes out right.
@@ -64,9 +68,10 @@ def plan(source: Source) -> Plan | None:
         return None
     looks = _Looks(source)
     stamps: list[int | None] = []
-    keys, closed, hidden = [], [0], []
+    keys, closed, hidden, called = [], [0], [], 0
     for packet in _packets(source):
         if packet.is_keyframe:
+            called += 1
             begins, forgets = looks.begins(packet)
             if begins or not stamps:
                 keys.append(len(stamps))
@@ -86,7 +91,7 @@ def plan(source: Source) -> Plan | None:
         return None
     shown = visible[np.argsort(times[visible])]
     skips = source.codec in SKIPPED and not looks.layered
-    return Plan(times, np.array(keys), np.array(closed), shown, skips)
+    return Plan(times, np.array(keys), np.array(closed), shown, skips, len(closed) == called)
 
 
 def _packets(source: Source) -> Iterator[av.Packet]:
@@ -135,7 +140,7 @@ class _Looks:
         if self.codec == "hevc":
             kinds = [kind >> 1 & 63 for kind, _ in units]
             return any(16 <= kind <= 21 for kind in kinds), any(kind in (19, 20) for kind in kinds)
-        return True, False
+        return True, self.codec in FORGETTING
 
     def unseen(self, packet: av.Packet) -> bool:
         """Whether a packet is decoded and never shown."""
