@@ -19,6 +19,7 @@ import clips as files
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from videoclip.__main__ import main
 from videoclip.errors import VideoclipError
@@ -354,6 +355,43 @@ def test_a_worker_that_hangs_or_dies_costs_one_file(many, tmp_path) -> None:
     }  # fmt: skip
     # Somebody else may have ended them: the next run tries again.
     assert set(packed(clips, tmp_path).values()) == {"ok"}
+
+
+def test_folders_of_frames_and_pictures_are_videos_too(tmp_path) -> None:
+    frames = files.pattern(6, 32, 48)
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+        for number, frame in enumerate(frames):
+            Image.fromarray(frame).save(tmp_path / name / f"frame-{number:03d}.png")
+    (tmp_path / "bad/frame-003.png").write_bytes(b"no picture")
+    Image.fromarray(frames[2]).save(tmp_path / "one.png")
+    clips = [Clip(name, tmp_path / name) for name in ("good", "bad", "one.png")]
+    settings = Packing(all=True, format="raw").record
+    store = tmp_path / "store"
+    assert packed(clips, store, settings) == {"good": "ok", "bad": "decode error", "one.png": "ok"}
+    assert "frame-003.png: " in (store / "m.bad.jsonl").read_text()
+    good, _, one = read_manifest(store / "m.jsonl")
+    with open_video(good.path) as video:
+        assert video.rate == 25.0
+        assert np.array_equal(video.read(range(6)), frames)
+    with open_video(one.path) as video:
+        assert np.array_equal(video.read([0]), frames[2:3])
+    Image.fromarray(frames[5]).save(tmp_path / "bad/frame-003.png")
+    Image.fromarray(frames[5]).save(tmp_path / "good/frame-000.png")
+    assert set(packed(clips, store, settings).values()) == {"ok"}
+    with open_video(read_manifest(store / "m.jsonl")[0].path) as video:
+        assert np.array_equal(video.read([0]), frames[5:6])
+
+
+def test_a_parquet_manifest_stays_one(many, tmp_path, capsys) -> None:
+    clips = [clip for clip in read_manifest(many) if clip.video_id in ("v0", "gone")]
+    write_manifest(tmp_path / "m.parquet", clips)
+    assert main([*command(tmp_path / "m.parquet", tmp_path / "s")[3:]]) == 0
+    made = read_manifest(tmp_path / "s/m.parquet")
+    assert [clip.path.parent.name for clip in made] == ["index.parquet", "m.bad.jsonl"]
+    capsys.readouterr()
+    assert main(["data", "check", str(tmp_path / "s/m.parquet"), "--output", str(tmp_path)]) == 1
+    assert "is a packed store's manifest" in capsys.readouterr().err
 
 
 def test_what_cannot_be_packed_is_refused_in_words(many, whole, tmp_path, capsys) -> None:

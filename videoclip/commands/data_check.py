@@ -13,6 +13,7 @@ from data_prep.videos import is_video, list_files
 from videoclip.errors import VideoclipError
 from videoclip.frames.check import Row, check, columns, remarks, summary
 from videoclip.frames.gate import Limits
+from videoclip.frames.packed import is_packed
 from videoclip.manifest import Clip, read_manifest, write_manifest
 
 DEFAULT = Limits()
@@ -90,6 +91,11 @@ def main(arguments: Sequence[str]) -> None:
             raise VideoclipError(f"--{name} is {getattr(options, name)}; give more than 0")
     manifest = _manifest(options.source)
     clips = read_manifest(manifest) if manifest else _clips(options)
+    if any(is_packed(clip.path) for clip in clips):
+        raise VideoclipError(
+            f"{manifest} is a packed store's manifest, and its videos were checked when they were "
+            "packed; give the manifest of the files"
+        )
     limits = Limits(**{name: getattr(options, name) for name in Limits._fields})
     options.output.mkdir(parents=True, exist_ok=True)
     rows = check(clips, limits, workers=options.workers, journal=options.output / "journal.jsonl")

@@ -192,23 +192,34 @@ class _Run:
 
 
 def _state(path: Path) -> tuple[int, int]:
-    """Size, and when a file was changed; zeros where there is none."""
+    """Size, and when a file or a folder's files were changed; zeros where there is none."""
     try:
-        status = path.stat()
+        found = [path.stat(), *(one.stat() for one in _frames(path))]
     except (OSError, ValueError):
         return 0, 0
-    return status.st_size, status.st_mtime_ns
+    return sum(one.st_size for one in found), max(one.st_mtime_ns for one in found)
 
 
 def _digest(path: Path) -> str:
-    """The SHA-256 of a file; nothing where it cannot be read, which the gate then explains."""
+    """The SHA-256 of a file, or of all in a folder of frames.
+
+    Nothing where it cannot be read, which the gate then explains.
+    """
     try:
+        if path.is_dir():
+            names = {one.name: _digest(one) for one in _frames(path)}
+            return hashlib.sha256(json.dumps(names).encode()).hexdigest()
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for forever
             return ""
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError):
         return ""
+
+
+def _frames(path: Path) -> list[Path]:
+    """What a folder of frames holds; nothing for a file."""
+    return sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else []
 
 
 def write_manifests(

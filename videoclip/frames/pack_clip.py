@@ -24,7 +24,7 @@ from PIL import Image
 from videoclip.errors import VideoclipError, VideoError
 from videoclip.frames import tar
 from videoclip.frames.decode import Video, open_video
-from videoclip.frames.gate import Limits, confine, probe
+from videoclip.frames.gate import PICTURES, Limits, confine, probe
 from videoclip.frames.packed import CLOCK
 
 Format = Literal["jpeg", "h264", "raw"]
@@ -282,12 +282,24 @@ def main() -> None:
     for line in sys.stdin:
         signal.alarm(int(limits.timeout) + 10)
         path, piece, sha256, settings = json.loads(line)
-        found = probe(Path(path), limits)
+        found = _probed(Path(path), limits)
         if found["kind"] == "ok" and sha256:
             found |= _packed(Path(path), Path(piece), sha256, settings, alive)
         signal.alarm(0)
         answers.write(json.dumps(found) + "\n")
         answers.flush()
+
+
+def _probed(path: Path, limits: Limits) -> dict[str, Any]:
+    """What the gate says of a file, or of the pictures of a folder of frames."""
+    if not path.is_dir():
+        return probe(path, limits)
+    for picture in sorted(path.iterdir()):
+        if picture.suffix.lower() in PICTURES:
+            found = probe(picture, limits)
+            if found["kind"] != "ok":
+                return found | {"detail": f"{picture.name}: {found['detail']}"}
+    return {"kind": "ok", "detail": ""}
 
 
 def _packed(
