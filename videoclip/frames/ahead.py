@@ -220,7 +220,7 @@ class _Line:
     def _start(self) -> None:
         self.told = self.context.RawArray("c", LONGEST)
         self.pipe, end = self.context.Pipe()
-        arguments = (self.reader, end, self.told, os.getpid())
+        arguments = (self.reader, end, self.told)
         self.process = self.context.Process(target=_work, args=arguments, daemon=True)
         self.process.start()
         end.close()  # now it is the process alone that holds its end
@@ -230,11 +230,11 @@ class _Line:
             self.pipe.send((number, refused))
 
 
-def _work(reader: Reader, pipe: Connection, told: Any, parent: int) -> None:
+def _work(reader: Reader, pipe: Connection, told: Any) -> None:
     """What a process does until it is ended, or the one that started it is no more."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
 
     def tell(name: str) -> None:
@@ -245,14 +245,18 @@ def _work(reader: Reader, pipe: Connection, told: Any, parent: int) -> None:
         try:
             number, refused = pipe.recv()
             handle = _outcome(partial(reader.read, number, tell, refused))
-            send_handle(pipe, handle, parent)
+            send_handle(pipe, handle, None)
             os.close(handle)
         except (EOFError, ConnectionError):
             return
 
 
-def _end_with(parent: int) -> None:
-    """Ends this process, also while it hangs, when the one that started it is no more."""
+def _end_with_parent() -> None:
+    """Ends this process, also while it hangs, when the one that started it is no more.
+
+    Or when the server is no more that has started it for the other one, and that ends with it.
+    """
+    parent = os.getppid()
     while os.getppid() == parent:
         time.sleep(GLANCE)
     os._exit(1)
