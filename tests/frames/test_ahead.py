@@ -212,7 +212,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     ahead = ReadAhead(Large(), 2)
     held = []
     for number, tensor in enumerate(ahead(range(600))):
-        assert tensor[0, 0] == number % 251
+        assert tensor.max() == number % 251
         if number % 200 == 199:
             status = Path("/proc/self/status").read_text()
             held.append(int(status.partition("VmRSS:")[2].split()[0]) / 1024)
