@@ -15,7 +15,7 @@ from videoclip.frames.container import Source
 from videoclip.frames.plan import Plan
 from videoclip.frames.whole import Painter, read_whole, scaled_size
 
-NEAR = 32
+NEAR = 12
 """Packets that are rather read over than wound over."""
 
 
