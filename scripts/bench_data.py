@@ -11,7 +11,7 @@ import resource
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -28,6 +28,9 @@ from tqdm import tqdm
 from videoclip.errors import VideoclipError
 from videoclip.frames import store as stores
 from videoclip.frames.decode import open_video
+from videoclip.frames.gate import Limits
+from videoclip.frames.pack import pack, write_manifests
+from videoclip.frames.pack_clip import Packing
 from videoclip.frames.sampling import uniform_indices
 from videoclip.frames.store import FrameStore
 from videoclip.frames.transforms import Pixels, resize_and_crop
@@ -35,11 +38,12 @@ from videoclip.manifest import Clip
 
 SIZE, RATE, SECONDS = 224, 25, 20
 """What every way ends with: pictures of so many pixels a side. The written files' own measures."""
-EXACT, SCALED, STORE = "exact", "scaled", "store"
+EXACT, SCALED, STORE, PACKED = "exact", "scaled", "store", "packed"
 OTHERS = ("torchcodec", "decord")
 FULL, SEEKS = "full decode", "CLIP4Clip's way"
 RATIOS = (
     (SEEKS, EXACT), (SEEKS, SCALED), ("torchcodec", EXACT), ("torchcodec", SCALED), (SEEKS, STORE),
+    (SEEKS, PACKED),
 )  # fmt: skip
 """What the table compares: how many times the time of the second the first takes."""
 Way = Callable[[], object]
@@ -54,7 +58,8 @@ class Options:
     the same resizing. full decode: every frame of the file decoded by PyAV and thrown away, the
     limit of who decodes everything. CLIP4Clip's way: OpenCV seeks to every second of the video,
     Pillow and torchvision resize, crop and normalize, an array of float64; from it the frames are
-    picked, so that their number changes nothing. store: uint8 frames that are kept already.
+    picked, so that their number changes nothing. store: uint8 frames that a training keeps beside
+    it. packed: frames of the store of `videoclip data pack`, four JPEG a second.
 
     All decode with one thread, in turns; each round begins with another way and the first only
     warms up. Seconds are those of the processor (user and system), so that other work on the
@@ -161,7 +166,8 @@ def ways(
     Raises SystemExit where our exact frames are not those of a full decode. Another reader that
     gives other frames is left out, and the note says so.
     """
-    every = full_decode(path)
+    every, clip = full_decode(path), Clip(path.name, path, ("",))
+    ready = packed(clip, folder / path.stem)
     by_frames: dict[int, dict[str, Way]] = {}
     notes = ["our frames are those of a full decode"]
     for n in options.frames:
@@ -171,11 +177,11 @@ def ways(
             wanted = np.rot90(wanted, round(every[0].rotation / 90), axes=(1, 2))
         if not np.array_equal(exact(path, indices), wanted):
             raise SystemExit(f"{path}: frames differ from those of a full decode; nothing is timed")
-        kept = stored(path, n, folder)
         by_frames[n] = {
             EXACT: functools.partial(resized, exact, path, indices),
             SCALED: functools.partial(scaled, path, indices),
-            STORE: kept,
+            STORE: stored(clip, n, folder),
+            PACKED: functools.partial(FrameStore(folder, size=SIZE, frames=n).read, ready, 1),
         }
         for name, read in (("torchcodec", torchcodec_frames), ("decord", decord_frames)):
             try:
@@ -238,18 +244,23 @@ def full_decode(path: Path, *, keep: bool = True) -> list[av.VideoFrame]:
         return [frame for frame in container.decode(stream) if keep]
 
 
-def stored(path: Path, frames: int, folder: Path) -> Way:
-    """Reads the clip from a store that has it; each time as for the first time."""
-    clip = Clip(path.name, path, ("",))
+def stored(clip: Clip, frames: int, folder: Path) -> Way:
+    """Reads a clip from a store that has it; each time as for the first time."""
     store = FrameStore(folder, size=SIZE, frames=frames)
-    if not store.fill([clip], 1, path.name):
-        raise SystemExit(store.unreadable[clip.video_id])
+    store.fill([clip], 1, clip.video_id)
 
     def read() -> torch.Tensor:
         stores._array.cache_clear()  # else the file would stay open
         return store.read(clip, 1)
 
     return read
+
+
+def packed(clip: Clip, folder: Path) -> Clip:
+    """The clip as it stands in a packed store."""
+    rows = pack([clip], Packing().record, folder, Limits(), workers=1)
+    [found] = write_manifests("bench.jsonl", [clip], rows, folder)
+    return found.clip
 
 
 def clip4clip(path: Path, threads: int) -> np.ndarray:
@@ -350,7 +361,7 @@ def landscape(width: int, height: int, numbers: np.random.Generator) -> np.ndarr
 
 def table(rows: Sequence[Row]) -> str:
     """Milliseconds of the processor per video, and the ratios that goals were set for."""
-    names = (EXACT, SCALED, *OTHERS, FULL, SEEKS, STORE)
+    names = (EXACT, SCALED, *OTHERS, FULL, SEEKS, STORE, PACKED)
     lines = [f"| file | frames | {' | '.join(names)} | {' | '.join(map(' : '.join, RATIOS))} |"]
     lines.append("| --- | ---: |" + " ---: |" * (len(names) + len(RATIOS)))
     for row in rows:
@@ -374,17 +385,10 @@ def summary(rows: Sequence[Row]) -> str:
 
 def describe(options: Options) -> str:
     """On what was measured, and how often."""
-    found = []
-    for name in ("av", "torchcodec", "decord", "opencv-python-headless"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"no {name}")
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    machine = names[0] if names else platform.machine()
-    return f"{machine}, 1 thread; {options.rounds} rounds; {', '.join(found)}. Milliseconds:"
+    installed = {found.name: found.version for found in distributions()}
+    named = ("av", "torchcodec", "decord", "opencv-python-headless")
+    versions = ", ".join(f"{name} {installed[name]}" for name in named if name in installed)
+    return f"{platform.machine()}, 1 thread; {options.rounds} rounds; {versions}. Milliseconds:"
 
 
 if __name__ == "__main__":

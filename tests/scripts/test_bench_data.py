@@ -47,7 +47,7 @@ def test_the_command_prints_a_table_of_what_it_writes(tmp_path: Path, capsys) ->
     for line, row in zip(lines, found["rows"], strict=True):
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         assert cells[:2] == [row["file"], str(row["frames"])]
-        assert {"exact", "scaled", "store", "full decode"} <= row["seconds"].keys()
+        assert {"exact", "scaled", "store", "packed", "full decode"} <= row["seconds"].keys()
         assert all(len(seconds) == 2 for seconds in row["seconds"].values())
         middle = np.median(row["seconds"]["exact"]) * 1000
         assert float(cells[2]) == pytest.approx(middle, rel=0.01)
