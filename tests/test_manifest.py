@@ -1,6 +1,7 @@
 """The manifest: round trips, faults named by row with the fix, and splits that can be repeated."""
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -52,6 +53,14 @@ def test_round_trip(tmp_path: Path, suffix: str) -> None:
     assert first in (None, "videos/a.mp4")
 
 
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    clips = [Clip("a", Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")))]
+    write_manifest(tmp_path / "m.jsonl", clips)
+    assert read_manifest(tmp_path / "m.jsonl") == clips
+    with pytest.raises(ManifestError, match=r"is no name in UTF-8, which Parquet needs; write"):
+        write_manifest(tmp_path / "m.parquet", clips)
+
+
 def test_only_the_required_columns(tmp_path: Path) -> None:
     bare = {"video_id": "a", "path": "a.mp4"}
     assert read_manifest(lines(tmp_path / "m.jsonl", bare)) == [Clip("a", tmp_path / "a.mp4")]
@@ -91,6 +100,8 @@ def test_blank_lines_and_a_byte_order_mark_are_fine(tmp_path: Path) -> None:
         ({"video_id": None}, "video_id is None; expected text"),
         ({"video_id": 7}, "video_id is 7; expected text"),
         ({"path": ""}, "path is ''; expected text"),
+        ({"path": "a\0b.mp4"}, "path is 'a\\x00b.mp4'; no file can be called so"),
+        ({"path": "\ud800.mp4"}, "path is '\\ud800.mp4'; no file can be called so"),
         ({"label": 3}, "label is 3; expected text"),
         ({"group": ["x"]}, "group is ['x']; expected text"),
         ({"split": "dev"}, "split is 'dev'; known: train, val, test"),

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,11 +88,17 @@ def write_manifest(
     partial = path.with_name(path.name + ".part")
     if path.suffix == ".jsonl":
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        partial.write_text(text, encoding="utf-8")
+        # A file name that is not UTF-8 has surrogates in Python, and JSON has an escape for them.
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     elif path.suffix == ".parquet":
         import pandas as pd
 
-        pd.DataFrame(rows).to_parquet(partial)
+        try:
+            pd.DataFrame(rows).to_parquet(partial)
+        except UnicodeEncodeError as error:
+            raise ManifestError(
+                f"{path}: {error.object!r} is no name in UTF-8, which Parquet needs; write .jsonl"
+            ) from error
     else:
         raise ManifestError(f"{path}: a manifest is .jsonl or .parquet, not {path.suffix!r}")
     partial.replace(path)
@@ -268,6 +275,8 @@ def _clip(row: Mapping[str, Any], folder: Path) -> tuple[Clip | None, list[str]]
     for name in ("video_id", "path"):
         if not isinstance(value[name], str) or not value[name]:
             wrong.append(f"{name} is {value[name]!r}; expected text")
+    if isinstance(value["path"], str) and not _is_path(value["path"]):
+        wrong.append(f"path is {value['path']!r}; no file can be called so")
     for name in ("label", "split", "group", "source"):
         if value[name] is not None and not isinstance(value[name], str):
             wrong.append(f"{name} is {value[name]!r}; expected text")
@@ -292,6 +301,14 @@ def _clip(row: Mapping[str, Any], folder: Path) -> tuple[Clip | None, list[str]]
         return None, wrong
     clip = Clip(**value)
     return clip._replace(path=folder / clip.path, captions=tuple(captions)), []
+
+
+def _is_path(text: str) -> bool:
+    """Whether a system can be asked for it: a NUL ends a name, and half a character is none."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _plain(value: Any) -> Any:

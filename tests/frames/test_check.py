@@ -20,7 +20,7 @@ from videoclip.errors import VideoclipError
 from videoclip.frames import gate
 from videoclip.frames.check import check, remarks, summary
 from videoclip.frames.gate import Limits, probe
-from videoclip.manifest import Clip, manifest_hash, read_manifest
+from videoclip.manifest import Clip, manifest_hash, read_manifest, write_manifest
 
 LIMITS = Limits(timeout=20)
 FAST_START = {"movflags": "+faststart"}
@@ -121,6 +121,19 @@ def test_what_is_no_usable_video_has_a_class(tmp_path: Path) -> None:
     assert all(row.ok or row.found["detail"] for row in rows)
 
 
+def test_what_lies_in_a_file_without_a_moving_picture_is_named(tmp_path: Path) -> None:
+    write_sound(tmp_path / "cover.mp4", cover=pattern(1)[0])
+    found = probe(tmp_path / "cover.mp4", LIMITS)
+    assert found["detail"] == "it holds a cover picture and audio"
+
+
+def test_a_frame_of_exactly_the_allowed_size_is_decoded(tmp_path: Path) -> None:
+    """Decoders round sides up: VP9 makes 64 of 36."""
+    path = write_video(tmp_path / "v.webm", pattern(3, 36, 36), codec="libvpx-vp9")
+    assert kind_of(path, pixels=36 * 36) == "ok"
+    assert kind_of(path, pixels=36 * 36 - 1) == "too large"
+
+
 def test_a_page_in_place_of_a_download_is_quoted(tmp_path: Path) -> None:
     (tmp_path / "page.mp4").write_text("<!DOCTYPE html><title>404</title>")
     assert "it begins with '<!DOCTYPE html>" in probe(tmp_path / "page.mp4", LIMITS)["detail"]
@@ -137,6 +150,7 @@ def test_a_page_in_place_of_a_download_is_quoted(tmp_path: Path) -> None:
         ("hevc.mkv", 0.5, {"truncated"}),
         ("vp9.webm", 0.5, {"truncated"}),
         ("fast.mp4", 0.001, {"truncated", "not video", "decode error"}),
+        ("fast.mp4", 0.006, {"truncated"}),  # in the middle of its index
     ],
 )
 def test_the_beginning_of_a_file_is_truncated(
@@ -190,7 +204,7 @@ def test_the_decoder_itself_is_told_what_it_may_do(tmp_path: Path, monkeypatch) 
     """Where the first look is passed by, FFmpeg refuses."""
     monkeypatch.setattr(gate, "_check_size", lambda *_: None)
     path = write_video(tmp_path / "a.mp4", pattern(30))
-    assert kind_of(path, pixels=5000) == "decode error"
+    assert kind_of(path, pixels=5000, side=1) == "decode error"
     monkeypatch.setattr(gate, "CODECS", {*gate.CODECS, "magicyuv"})
     with av.open(str(magic_yuv(tmp_path / "b.avi"))) as container:
         stream = container.streams.video[0]
@@ -414,6 +428,10 @@ def test_a_folder_with_names_that_terminals_and_shells_take_for_commands(
     for name in names:
         shutil.copyfile(video, folder / name)
     shutil.copyfile(video, os.fsencode(folder) + b"/\xff.mp4")
+    rows = [Clip("not UTF-8", Path(os.fsdecode(os.fsencode(folder) + b"/\xff.mp4")))]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    assert main(["data", "check", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "m")]) == 0
+    assert read_manifest(tmp_path / "m" / "m.good.jsonl") == rows
     (folder / "\x1b[2J.avi").touch()
     (folder / "notes.txt").touch()
     arguments = ["data", "check", str(folder), "--output", str(tmp_path / "out"), "--workers", "1"]

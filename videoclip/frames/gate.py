@@ -37,10 +37,12 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Files that are one frame."""
 HEAD = 16
 """Frames that are decoded at the beginning."""
+BORDER = 256
+"""Pixels by which decoders round up sides, and count them."""
 FAR = 1_500
 """Frames between a key frame and a moment that is looked for, after which the search ends."""
 PACKETS = 20_000
-"""Packets whose time stamps are looked at, where not everything is decoded."""
+"""Whose time stamps are looked at, where not everything is decoded."""
 UNEVEN = 0.1
 """Frames whose distance differs by more than this share of the usual one: a variable rate."""
 LACKS = 0.1
@@ -122,6 +124,8 @@ def _video(path: Path, limits: Limits, found: dict[str, Any]) -> None:
         stream = container.streams.best("video")
         if stream is None or stream.disposition & Disposition.attached_pic:
             raise _without_pictures(path, container)
+        if stream.codec_context is None:
+            raise damage(path, "no decoder is known for it", "refused codec")
         _describe(container, stream, found)
         _gate(stream, limits, found)
         times, last = _time_stamps(path, container, stream, limits), None
@@ -137,18 +141,15 @@ def _video(path: Path, limits: Limits, found: dict[str, Any]) -> None:
 
 
 def _without_pictures(path: Path, container: av.container.InputContainer) -> RefusalError:
-    if size := promised(path):
-        return RefusalError("truncated", f"it has {path.stat().st_size:,} bytes of {size:,}")
-    kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
-    return RefusalError("no video stream", f"it holds {' and '.join(kinds)}{beginning(path)}")
+    kinds = {s.type if s.type != "video" else "a cover picture" for s in container.streams}
+    holds = f"it holds {' and '.join(sorted(kinds)) or 'nothing'}{beginning(path)}"
+    return damage(path, holds, "no video stream")
 
 
 def _describe(
     container: av.container.InputContainer, stream: av.VideoStream, found: dict[str, Any]
 ) -> None:
     context = stream.codec_context
-    if context is None:
-        raise RefusalError("refused codec", "no decoder is known for it")
     ratio = stream.sample_aspect_ratio
     found |= {
         "codec": context.codec.canonical_name,
@@ -184,7 +185,7 @@ def _gate(stream: av.VideoStream, limits: Limits, found: dict[str, Any]) -> None
     # On the codec's own context: what av.open is given does not reach the decoder.
     stream.codec_context.options = {
         "codec_whitelist": stream.codec_context.codec.name,
-        "max_pixels": str(limits.pixels),
+        "max_pixels": str(limits.pixels + BORDER * limits.side),
         "err_detect": "explode",
     }
     stream.codec_context.thread_count = 1

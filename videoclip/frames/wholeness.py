@@ -104,13 +104,13 @@ def unopened(path: Path, error: Exception) -> RefusalError:
     return RefusalError("not video", f"{reason(error)}{beginning(path)}")
 
 
-def damage(path: Path, detail: str) -> RefusalError:
-    """A damage at the decoder is a cut where the file is shorter than it says."""
+def damage(path: Path, detail: str, kind: str = "decode error") -> RefusalError:
+    """Whatever is wrong with a file that is shorter than it says: it was cut."""
     if size := promised(path):
         return RefusalError(
             "truncated", f"it has {path.stat().st_size:,} bytes of {size:,}; {detail}"
         )
-    return RefusalError("decode error", detail)
+    return RefusalError(kind, detail)
 
 
 def reason(error: Exception) -> str:
