@@ -39,12 +39,16 @@ def pairs(tmp_path_factory) -> Path:
     return folder / "pairs.csv"
 
 
-def start(pairs: Path, output: Path, *more: object, processes: int = 2) -> subprocess.Popen:
+def start(
+    pairs: Path, output: Path, *more: object, processes: int = 2, restarts: int = 0
+) -> subprocess.Popen:
     """A run of so many processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    launcher += ["--max-restarts", str(restarts)]
     command = [sys.executable, *(launcher if processes > 1 else []), "-m", "videoclip", "pretrain"]
     command += ["--data", str(pairs), "--output", str(output), *SIZES, *OPTIM, *map(str, more)]
     hidden = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    hidden["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # see docs/training.md
     return subprocess.Popen(
         command, env=os.environ | hidden, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -77,16 +81,22 @@ def straight(pairs: Path, tmp_path_factory) -> Path:
     return output
 
 
+def children(run: subprocess.Popen) -> list[int]:
+    """The processes of a launcher."""
+    return [int(n) for n in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
+
+
 def test_two_processes_are_one_also_after_a_stop(
     pairs: Path, straight: Path, tmp_path: Path
 ) -> None:
-    """They are stopped as a scheduler does it, and one process goes on with their run."""
+    """One of them is told to stop, as a scheduler does it, and both save and end."""
     output = tmp_path / "run"
     run = start(pairs, output, "--epochs", 12, "--chunk-size", 1)
     wait_for_steps(run, output, 4)
-    run.send_signal(signal.SIGTERM)
+    os.kill(children(run)[-1], signal.SIGUSR1)
     said, _ = run.communicate()
     assert run.returncode != 0
+    assert "exitcode  : 75" in said
     assert said.count("the same command goes on from there") == 1
     assert (output / STATES).is_dir()
     assert not (output / RESULTS).exists()
@@ -108,8 +118,7 @@ def test_a_dead_process_ends_the_others(pairs: Path, straight: Path, tmp_path: P
     output = tmp_path / "run"
     run = start(pairs, output, "--epochs", 12, "--run.save-minutes", 0)
     wait_for_steps(run, output, 4)
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
+    os.kill(children(run)[-1], signal.SIGKILL)
     said, _ = run.communicate()
     assert run.returncode != 0
     assert "SIGKILL" in said
@@ -117,6 +126,18 @@ def test_a_dead_process_ends_the_others(pairs: Path, straight: Path, tmp_path: P
     said = finished(start(pairs, output, "--epochs", 12, processes=1))
     assert "going on after step" in said
     assert_near(output, straight)
+
+
+def test_a_launcher_that_starts_them_again_goes_on(
+    pairs: Path, straight: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    run = start(pairs, output, "--epochs", 12, "--run.save-minutes", 0, restarts=1)
+    wait_for_steps(run, output, 4)
+    os.kill(children(run)[-1], signal.SIGKILL)
+    assert finished(run).count("going on after step") == 1
+    assert_near(output, straight)
+    assert [line["step"] for line in read_metrics(output)] == list(range(1, 37))
 
 
 def test_an_error_is_told_once(pairs: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,32 +37,34 @@ class Logbook:
 
         Raises VideoclipError where `report` says wandb and that is not installed.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        for name in (METRICS, BAD_STEPS, BAD_SAMPLES):
-            _cut(folder / name, last)
-        (folder / METRICS).touch()
-        self.writer = (
-            _WeightsAndBiases(folder)
-            if report == "wandb"
-            else SummaryWriter(str(folder / EVENTS), purge_step=last + 1)
-        )
+        with _room(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in (METRICS, BAD_STEPS, BAD_SAMPLES):
+                _cut(folder / name, last)
+            (folder / METRICS).touch()
+            self.writer = (
+                _WeightsAndBiases(folder)
+                if report == "wandb"
+                else SummaryWriter(str(folder / EVENTS), purge_step=last + 1)
+            )
 
     def write(self, step: int, epoch: int, **values: float) -> None:
         """Adds a line. Both files hold it at once, for who watches and for who is killed."""
-        _append(self.folder / METRICS, {"step": step, "epoch": epoch, **values})
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-        self.writer.flush()
+        self._append(METRICS, {"step": step, "epoch": epoch, **values})
+        with _room(self.folder):
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+            self.writer.flush()
 
     def bad_step(self, step: int, epoch: int, reason: str, samples: Sequence[str]) -> None:
         """Notes a step that changed nothing, and the samples of all processes in it."""
         line = {"step": step, "epoch": epoch, "reason": reason, "samples": list(samples)}
-        _append(self.folder / BAD_STEPS, line)
+        self._append(BAD_STEPS, line)
 
     def bad_sample(self, step: int, epoch: int, bad: Bad) -> None:
         """Notes a sample that could not be read, and which one was read in its place."""
-        _append(self.folder / BAD_SAMPLES, {"step": step, "epoch": epoch, **bad._asdict()})
+        self._append(BAD_SAMPLES, {"step": step, "epoch": epoch, **bad._asdict()})
 
     def picture(self, name: str, step: int, pixels: np.ndarray) -> None:
         """Shows a picture (H, W, 3) uint8."""
@@ -85,6 +88,11 @@ class Logbook:
     def close(self) -> None:
         """Ends TensorBoard's file."""
         self.writer.close()
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        text = json.dumps(line, allow_nan=False)
+        with _room(self.folder), (self.folder / name).open("a") as file:
+            file.write(text + "\n")
 
 
 class _WeightsAndBiases:
@@ -164,10 +172,16 @@ def _cut(path: Path, last: int) -> None:
     partial.replace(path)
 
 
-def _append(path: Path, line: Mapping[str, Any]) -> None:
-    text = json.dumps(line, allow_nan=False)
-    with path.open("a") as file:
-        file.write(text + "\n")
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Raises VideoclipError where the disk refuses what is written inside."""
+    try:
+        yield
+    except OSError as error:
+        raise VideoclipError(
+            f"the numbers of the run cannot be written in {folder}: {error}; make room and run the "
+            "same command again, it goes on from the last state"
+        ) from error
 
 
 def curve(folder: Path, title: str, steps_per_epoch: int) -> None:

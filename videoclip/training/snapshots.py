@@ -50,12 +50,11 @@ def save(folder: Path, step: int, write: Callable[[Path], None], *, keep_last: i
             partial.rename(final)
             _sync(folder)
         _name_latest(final)
-    except (OSError, RuntimeError, VideoclipError) as error:  # torch has its own for a full disk
+    except (OSError, RuntimeError, VideoclipError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        reason = str(error).partition("\n")[0]
         raise VideoclipError(
-            f"the state after step {step} cannot be saved in {folder}: {reason}; make room and run "
-            "the same command again, it goes on from the state before"
+            f"the state after step {step} cannot be saved in {folder}: {_first_cause(error)}; make "
+            "room and run the same command again, it goes on from the state before"
         ) from error
     others = [path for path in _by_age(folder) if path != final]
     newer = [path for path in others if path.name > final.name]
@@ -101,6 +100,16 @@ def fault(snapshot: Path) -> str | None:
         if _described(path) != described:
             return f"{name} has other bytes than were written"
     return None
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What the disk said: torch and safetensors raise errors of their own about it."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError):
+            return found
+        found = found.__cause__ or found.__context__
+    return error
 
 
 def _by_age(folder: Path) -> list[Path]:

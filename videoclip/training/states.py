@@ -102,7 +102,8 @@ def keep(
             "at": kept.at._asdict(), "history": [tuple(line) for line in kept.history],
             "values": kept.values, "unreadable": dict(unreadable),
         }  # fmt: skip
-        torch.save({"engine": state, **more}, inside / STATE)
+        with (inside / STATE).open("wb") as file:  # whose errors say what is wrong with the disk
+            torch.save({"engine": state, **more}, file)
         model.save_pretrained(inside / MODEL)
         if kept.best is not None:
             _with_weights(model, kept.best).save_pretrained(inside / BEST)
