@@ -8,13 +8,9 @@ import dataclasses
 import functools
 import inspect
 import json
-import math
-import platform
-import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple
@@ -24,17 +20,16 @@ import open_clip
 import torch
 import torch.nn.functional as F
 import tyro
+from benchmark import PEAK, UNCOUNTED, digits, machine, markdown, sentences, versions
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import AutoModel, CLIPConfig
 
 from videoclip.checkpoints import hugging_face, layouts
 from videoclip.checkpoints.named import architecture
-from videoclip.layers import attention_heads, linear
+from videoclip.layers import attention_heads
 from videoclip.model import Model, VideoCLIP
-from videoclip.prompts import prompts
-from videoclip.tokenizer import Tokenizer
 from videoclip.towers import ViT
 from videoclip.training.losses import contrastive
 from videoclip.types import Frames
@@ -44,27 +39,10 @@ Name = Literal["images", "texts", "texts, one long", "training", "training, one 
 FORWARD: tuple[Name, ...] = ("images", "texts", "texts, one long")
 TRAINING: tuple[Name, ...] = ("training", "training, one long")
 OURS = "ours"
-PEAK = {"matmul": torch.matmul, "linear": linear}
-"""Ways of multiplying large matrices: torch's own, and the one that our layers take, which is
-another library's on some machines. The faster is the peak."""
 SAME = {"float32": 1e-5, "bfloat16": 0.05}
 """How far channels of unit-length features, and losses, may be apart."""
 SHORTEST = 0.05
 """Seconds: a shorter call is repeated until a sample takes as long."""
-aten = torch.ops.aten
-UNCOUNTED = {
-    aten._scaled_dot_product_flash_attention_for_cpu: lambda *s, **_: sdpa_flop_count(*s[:3]),
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda *s, **_: sdpa_backward_flop_count(*s[:4])
-    ),
-    aten.mkldnn_convolution: lambda x, w, *_, out_shape: (
-        2 * math.prod(out_shape) * math.prod(w[1:])
-    ),
-    aten._native_multi_head_attention: (
-        lambda x, *_, **__: 4 * math.prod(x) * (2 * x[-1] + x[-2])  # of a shape (B, L, W)
-    ),
-}
-"""What torch's counter of FLOPs leaves out on a CPU."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -355,35 +333,12 @@ def open_clip_sizes(config: Model) -> dict[str, object]:
     }
 
 
-def sentences(count: int, context_length: int) -> tuple[Tensor, Tensor]:
-    """Token ids (count, L) of ImageNet prompts, as they are and with one that fills the context."""
-    imagenet, choose = prompts("imagenet"), random.Random(0)
-    texts = [
-        choose.choice(imagenet.templates).replace("{}", choose.choice(imagenet.classes))
-        for _ in range(count)
-    ]
-    tokenizer = Tokenizer(context_length)
-    filled = texts[-1] + " and so on" * context_length  # the tokenizer cuts it
-    return tokenizer(texts), tokenizer([*texts[:-1], filled])
-
-
 def describe(options: Options, device: str) -> str:
     """The conditions of a measurement, in one line."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    threads = torch.get_num_threads()
-    machine = f"{names[0] if names else platform.machine()}, {threads} thread{'s' * (threads > 1)}"
-    if device != "cpu":
-        machine = torch.cuda.get_device_name(device)
-    packages = ("torch", "transformers", "open_clip_torch")
-    versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    return f"{machine}; batches of {options.batch_size}, {options.rounds} rounds; {versions}."
-
-
-def digits(rate: float) -> str:
-    """A rate with three digits or more."""
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+    packages = versions("torch", "transformers", "open_clip_torch")
+    return (
+        f"{machine(device)}; batches of {options.batch_size}, {options.rounds} rounds; {packages}."
+    )
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -396,7 +351,7 @@ def table(rows: Sequence[Row]) -> str:
         rates = [digits(row.rate(name)) if name in row.seconds else "" for name in names]
         parts = [f"{row.of_peak(name):.0%}" if name in row.seconds else "" for name in names]
         lines.append([f"{row.model}, {row.task}", row.type, *rates, f"{row.ratio:.2f}", *parts])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 def remarks(rows: Sequence[Row]) -> str:

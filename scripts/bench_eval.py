@@ -6,11 +6,9 @@ Run: .venv/bin/python scripts/bench_eval.py --json bench.json
 import dataclasses
 import functools
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple, get_args
@@ -18,6 +16,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import torch
 import tyro
+from benchmark import machine, markdown, versions
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -359,13 +358,8 @@ def require_same(
 
 def describe(options: Options) -> str:
     """The conditions of a measurement, in one line."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    threads = torch.get_num_threads()
-    machine = f"{names[0] if names else platform.machine()}, {threads} thread{'s' * (threads > 1)}"
-    versions = f"torch {version('torch')}, numpy {np.__version__}"
-    return f"{machine}; {options.rounds} rounds, {options.clock} clock; {versions}."
+    rounds = f"{options.rounds} rounds, {options.clock} clock"
+    return f"{machine('cpu')}; {rounds}; {versions('torch', 'numpy')}."
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -374,7 +368,7 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         for name, seconds in row.seconds.items():
             lines.append([row.what, name, f"{median(seconds):.3g}", f"{row.ratio(name):.3g}"])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 if __name__ == "__main__":
