@@ -220,6 +220,24 @@ def test_pictures_are_videos_of_one_frame(tmp_path: Path) -> None:
     assert kind_of(tmp_path / "b.jpg") == "decode error"
 
 
+def test_folders_of_frames(tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    assert kind_of(folder) == "not video"
+    for number in range(3):
+        Image.new("RGB", (20, 10)).save(folder / f"{number:03}.png")
+    found = probe(folder, LIMITS)
+    assert (found["kind"], found["frames"], found["container"]) == ("ok", 3, "folder")
+    assert kind_of(folder, pixels=100) == "too large"
+    assert kind_of(folder, frames=2) == "too long"
+    Image.new("RGB", (20, 12)).save(folder / "003.png")
+    assert "2 sizes" in probe(folder, LIMITS)["detail"]
+    (folder / "003.png").write_bytes(b"")
+    assert probe(folder, LIMITS)["detail"] == "003.png: it has 0 bytes"
+    (folder / "001.png").unlink()
+    assert "lacks the frames 1 of 0 to 3" in probe(folder, LIMITS)["detail"]
+
+
 def test_the_real_odd_files(shared: Path) -> None:
     with (shared / "data" / "MANIFEST.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["path"].startswith("odd/")]

@@ -13,7 +13,7 @@ import av
 from av.stream import Disposition
 
 from videoclip.errors import VideoError
-from videoclip.frames.gate import CODECS, CONTAINERS
+from videoclip.frames.allowed import CODECS, CONTAINERS
 from videoclip.frames.wholeness import promised
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from videoclip.errors import VideoclipError, VideoError
 from videoclip.frames import others
+from videoclip.frames.allowed import PICTURES
 from videoclip.frames.container import Source, check_file, open_source
-from videoclip.frames.gate import PICTURES
 from videoclip.frames.packed import Packed, is_packed
 from videoclip.frames.plan import plan
 from videoclip.frames.planned import Planned

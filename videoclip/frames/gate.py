@@ -17,24 +17,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import av
 from av.stream import Disposition
 
+from videoclip.errors import VideoError
+from videoclip.frames.allowed import CODECS, CONTAINERS, PICTURES, Limits
+from videoclip.frames.numbered import numbered
 from videoclip.frames.wholeness import RefusalError, beginning, damage, promised, reason, unopened
 
-CONTAINERS = "mov,matroska,avi,gif,mpeg,mpegts,mpegvideo,flv,ogg,asf,wav,mp3,flac"
-"""FFmpeg's names of what may be opened; no playlists, no network. Sound is opened to be named."""
-CODECS = {
-    "h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1",
-    "msmpeg4v2", "msmpeg4v3", "h263", "mjpeg", "gif", "wmv1", "wmv2", "wmv3", "vc1", "flv1",
-    "theora", "dvvideo", "prores",
-}  # fmt: skip
-"""What may be decoded. FFmpeg has hundreds of decoders more; one of them ran programs that came in
-a file of 50 kB (CVE-2026-8461, MagicYUV)."""
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-"""Files that are one frame."""
 HEAD = 16
 """Frames that are decoded at the beginning."""
 BORDER = 256
@@ -51,31 +43,14 @@ ALONE, WITH_SOUND = 0.5, 1.5
 """...so many seconds, was cut short; sound may go on for longer than the picture."""
 
 
-class Limits(NamedTuple):
-    """What is still decoded. The defaults leave everything that cameras and film make."""
-
-    side: int = 8192
-    """Pixels."""
-    pixels: int = 36_000_000
-    """Of one frame."""
-    seconds: float = 6 * 3600.0
-    """Duration of a video."""
-    frames: int = 2_000_000
-    """Of a video."""
-    memory: int = 4 << 30
-    """Bytes of address space of the process that decodes."""
-    timeout: float = 60.0
-    """Seconds for one file."""
-    full: bool = False
-    """Decode every frame, not only head, middle and tail."""
-
-
 def probe(path: Path, limits: Limits) -> dict[str, Any]:
     """What a file is: `kind` is ok or the reason against it, and what could be learned of it."""
     found: dict[str, Any] = {"kind": "ok", "detail": ""}
     try:
         _check_file(path, found)
-        if path.suffix.lower() in PICTURES:
+        if path.is_dir():
+            _folder(path, limits, found)
+        elif path.suffix.lower() in PICTURES:
             _picture(path, limits, found)
         else:
             _video(path, limits, found)
@@ -98,6 +73,8 @@ def _check_file(path: Path, found: dict[str, Any]) -> None:
         raise RefusalError("missing", f"there is no such file{link}") from error
     except OSError as error:
         raise RefusalError("missing", reason(error)) from error
+    if stat.S_ISDIR(status.st_mode):
+        return
     if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for forever
         raise RefusalError("not video", "it is no plain file")
     found["bytes"] = status.st_size
@@ -377,6 +354,29 @@ def confine(limits: Limits) -> TextIO:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
     return answers
+
+
+def _folder(path: Path, limits: Limits, found: dict[str, Any]) -> None:
+    """All pictures of a folder of frames."""
+    if not any(one.suffix.lower() in PICTURES for one in path.iterdir()):
+        raise RefusalError("not video", "it is a folder without pictures")
+    try:
+        frames = numbered(path)
+    except VideoError as error:
+        raise RefusalError("decode error", str(error)) from error
+    if len(frames) > limits.frames:
+        raise RefusalError("too long", f"{len(frames):,} frames, allowed are {limits.frames:,}")
+    sizes = set()
+    for frame in frames:
+        try:
+            _check_file(frame, {})
+            _picture(frame, limits, found)
+        except RefusalError as refusal:
+            raise RefusalError(refusal.kind, f"{frame.name}: {refusal.detail}") from refusal
+        sizes.add((found["width"], found["height"]))
+    if len(sizes) > 1:
+        raise RefusalError("decode error", f"its frames have {len(sizes)} sizes")
+    found |= {"container": "folder", "frames": len(frames), "decoded": len(frames)}
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """Pictures -> frames: one picture is a video of one frame, a folder of numbered ones a video."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +8,8 @@ from PIL import Image, ImageOps
 
 from videoclip.errors import VideoError
 from videoclip.frames.container import reason
-from videoclip.frames.gate import PICTURES
+from videoclip.frames.numbered import numbered
 from videoclip.frames.whole import scaled
-
-NUMBER = re.compile(r"\d+")
-NAMED = 5
-"""Missing numbers that an error names."""
 
 
 class Picture:
@@ -40,7 +35,7 @@ class FrameFolder:
 
     def __init__(self, path: Path) -> None:
         self.path, self.rate = path, _rate(path)
-        self.paths = _numbered(path)
+        self.paths = numbered(path)
         self.timestamps = np.arange(len(self.paths)) / self.rate
 
     def read(
@@ -58,34 +53,6 @@ class FrameFolder:
                     f"{high}; extract the frames of this video again"
                 )
         return scaled(np.stack([found[int(index)] for index in indices]), short_side)
-
-
-def _numbered(folder: Path) -> list[Path]:
-    """The pictures of a folder by their last number."""
-    found: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in PICTURES:
-            continue
-        numbers = NUMBER.findall(path.stem)
-        if not numbers:
-            raise VideoError(f"{path} has no number in its name; frames of a folder are numbered")
-        other = found.setdefault(int(numbers[-1]), path)
-        if other != path:
-            raise VideoError(f"{path} and {other.name} have the same number; remove one of them")
-    if not found:
-        raise VideoError(
-            f"{folder} is not a file, and a folder without pictures; correct the path in the "
-            "manifest"
-        )
-    first, last = min(found), max(found)
-    if len(found) <= last - first:
-        missing = [n for n in range(first, last + 1) if n not in found] if last < 10**7 else []
-        named = ", ".join(str(number) for number in missing[:NAMED])
-        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-        raise VideoError(
-            f"{folder} lacks the frames {named}{more} of {first} to {last}; extract them again"
-        )
-    return [found[number] for number in sorted(found)]
 
 
 def _rate(folder: Path) -> float:
