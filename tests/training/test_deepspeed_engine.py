@@ -1,11 +1,14 @@
 """DeepSpeed's ZeRO in all stages ends with the weights of the plain engine."""
 
 import io
+import json
 import math
 import re
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ from videoclip.experiment import Optim, Run
 from videoclip.training import engines
 from videoclip.training.deepspeed_engine import DeepSpeedEngine
 from videoclip.training.engine import Engine
+from videoclip.training.faults import LossScale
 from videoclip.types import Batch
 
 STAGES = (0, 1, 2, 3)
@@ -38,15 +42,45 @@ RUNS = [
 own to all that comes after it, whose gradients come in another order where clips are longer."""
 
 
+OTHER_WAYS = {
+    "optimizer offloaded": ("clips, loose", 2, {"offload": "optimizer"}, {"chunk_size": 3}),
+    "all offloaded": ("clips, tight", 3, {"offload": "all"}, {"chunk_size": 3}),
+    "layers frozen": (
+        "clips, loose", 2, {},
+        {"freeze_layers": 1, "layer_decay": 0.5, "visual_ratio": 2.0, "max_norm": 0.1},
+    ),
+    "tower locked": (
+        "clips, loose", 3, {}, {"lock": "image", "checkpointing": "blocks", "chunk_size": 3},
+    ),
+    "both towers locked": ("clips, tight", 1, {}, {"lock": "both", "ema": 0.5}),
+    "sgd": ("actions, kl", 2, {}, {"optimizer": "sgd"}),
+    "with a file": ("clips, loose", 3, {"deepspeed_config": "deepspeed.json"}, {}),
+    "in float16": ("pictures, clip", 3, {}, {"precision": "fp16", "max_norm": 0.5}),
+}  # fmt: skip
+"""A kind of training, ZeRO's stage, settings of the run and of the training."""
+FILE = {
+    "train_batch_size": "auto",
+    "zero_optimization": {
+        "stage": 3,
+        "stage3_param_persistence_threshold": 1000,
+        "sub_group_size": 20_000,
+        "reduce_bucket_size": 10_000,
+    },
+}
+"""Small weights stay whole in every process, and there are many buckets."""
+
+
 def batch(number: int, name: str) -> Batch:
     """This process's part of a batch; the third is empty."""
     return part(whole(CASES[name], number, torch.float32, 0 if number == 2 else SIZES[0]))
 
 
-def engine_of(name: str, stage: int | str, **changes: Any) -> Engine:
+def engine_of(
+    name: str, stage: int | str, ways: dict[str, Any] | None = None, **changes: Any
+) -> Engine:
     """DeepSpeed's engine at a stage, or the plain one."""
     case = CASES[name]
-    run = Run() if stage == "plain" else Run(engine="deepspeed", zero=stage)
+    run = Run() if stage == "plain" else Run(engine="deepspeed", zero=stage, **(ways or {}))
     optim = optim_of(case, **changes)
     engine = engines.engine_of(model_of(case, torch.float32), optim, run, steps=10)
     engine.train()
@@ -138,6 +172,29 @@ def refused(stage: int, **changes: Any) -> list[tuple[str | None, bool]]:
     return told
 
 
+def another(name: str, stage: int, ways: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Weights after four steps, of which the third is refused: in one go, taken over, and plain."""
+
+    def made(stage: int | str) -> Engine:
+        return engine_of(name, stage, ways, epsilon=None if "optimizer" in changes else 1e-4,
+                         **changes)  # fmt: skip
+
+    found = {}
+    for kind in (stage, "plain"):
+        engine = found[kind] = made(kind)
+        if engine.scale:
+            engine.scale = LossScale(2.0**10)
+        assert not any(engine.step(batch(number, name)).fault for number in (0, 1))
+        with poisoned(engine.model, "clip.ln_final" if changes.get("lock") != "both" else "scorer"):
+            assert engine.step(batch(1, name)).fault
+    again = made(stage)
+    again.restore(state_of(found[stage]))
+    engines = {"one go": found[stage], "taken over": again, "plain": found["plain"]}
+    return {kind: steps(engine, name, (3,)) for kind, engine in engines.items()} | {
+        "averages": [e.average.weights() if e.average else {} for e in engines.values()]
+    }
+
+
 def low(stage: int) -> dict[str, Tensor]:
     """The weights after three steps in bfloat16 arithmetic."""
     engine = engine_of("pictures, clip", stage, precision="bf16")
@@ -146,10 +203,8 @@ def low(stage: int) -> dict[str, Tensor]:
     return engine.weights()
 
 
-def all_found(_: None) -> dict[Any, Any]:
+def all_found(folder: Path) -> dict[Any, Any]:
     """What the processes find; one start of them serves all tests."""
-    import warnings
-
     # DeepSpeed calls collectives by names that this torch is about to give up.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", module="deepspeed")
@@ -161,12 +216,25 @@ def all_found(_: None) -> dict[Any, Any]:
     for stage in STAGES:
         found["bounded", stage] = bounded(stage)
     found["crossed"] = crossed(states)
+    if distributed.main_process():
+        torch.save(states, folder / "states.pt")
+        (folder / "deepspeed.json").write_text(json.dumps(FILE))
+    distributed.gather_objects("written")
+    for way, (name, stage, ways, changes) in OTHER_WAYS.items():
+        ways = {key: folder / value if key == "deepspeed_config" else value
+                for key, value in ways.items()}  # fmt: skip
+        found[way] = another(name, stage, ways, changes)
     return found | {"low": (low(1), low(3))}
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> list[dict[Any, Any]]:
-    return run(all_found, None, tmp_path_factory.mktemp("deepspeed"))
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("deepspeed")
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> list[dict[Any, Any]]:
+    return run(all_found, folder, folder)
 
 
 @pytest.mark.parametrize(("name", "stage", "chunk_size"), RUNS)
@@ -199,6 +267,46 @@ def test_every_engine_takes_over_from_every_other(found) -> None:
         for way, weights in two["crossed"].items():
             apart = {name: weights[name] - value for name, value in expected.items()}
             assert norm(apart) <= 1e-6 * size, way
+
+
+@pytest.mark.parametrize("way", OTHER_WAYS)
+def test_other_ways_end_with_the_plain_engines_weights(found, way: str) -> None:
+    for two in found:
+        weights = two[way]
+        averages = weights.pop("averages")
+        assert same(weights["one go"], weights["taken over"])
+        assert same(*averages[:2])
+        expected = weights["plain"]
+        apart = {name: weights["one go"][name] - value for name, value in expected.items()}
+        assert norm(apart) <= (1e-4 if way == "in float16" else 1e-6) * norm(expected)
+
+
+def on(states: dict[Any, Any]) -> dict[Any, dict[str, Tensor]]:
+    """The weights that other numbers of processes lead to from the states of two."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", module="deepspeed")
+    found = {}
+    for there, here in (("plain", "plain"), (2, 3), (3, 1), (3, "plain")):
+        engine = engine_of("clips, loose", here)
+        engine.restore(states[there])
+        found[there, here] = steps(engine, "clips, loose", range(3, 5))
+    return found
+
+
+def four(path: Path) -> dict[Any, dict[str, Tensor]]:
+    """What four processes make of the states."""
+    return on(torch.load(path, weights_only=True))
+
+
+def test_what_two_processes_saved_goes_on_in_one_or_four(found, folder: Path, tmp_path) -> None:
+    expected, _ = found[0]["resumed", "plain"]
+    path = folder / "states.pt"
+    [alone] = run(four, path, tmp_path / "one", count=1)
+    for one in (alone, *run(four, path, tmp_path / "four", count=4)):
+        assert len(one) == 4
+        for way, weights in one.items():
+            apart = {name: weights[name] - value for name, value in expected.items()}
+            assert norm(apart) <= 1e-6 * norm(expected), way
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -82,14 +82,15 @@ class DeepSpeedEngine(Engine):
         self.deepspeed.zero_grad()
         if self.order:
             self.order.clear()
+        # It takes it that the first backward pass of a step reaches every weight. To one that only a
+        # later pass reaches it would add the gradient of the step before.
+        kept: dict[int, Tensor] = {}
         if self.run.zero == 3:
-            # It takes it that the first backward pass of a step reaches every weight. To one that
-            # only a later pass reaches it would add the gradient of the step before.
-            from deepspeed.utils import safe_set_local_grad
-
-            for weight in self.model.parameters():
-                if weight.requires_grad:
-                    safe_set_local_grad(weight, torch.zeros_like(weight.ds_tensor))
+            kept = self._zero._DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition
+        elif self.run.offload != "none":
+            kept = self._zero.accumulated_grads_in_cpu
+        for gradient in kept.values():
+            gradient.zero_()
 
     def _descend(self, make: Callable[[], Tensor]) -> Tensor:
         value = self.deepspeed(make)

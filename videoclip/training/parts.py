@@ -31,10 +31,10 @@ class Part(NamedTuple):
 def parts_of(model: nn.Module, zero: Any) -> dict[str, Part]:
     """By name, this process's part of every weight that is trained under ZeRO's optimizer."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    if hasattr(zero, "grad_position"):  # stage 3
-        find, groups = _at_stage_3, zero.fp16_groups
-    else:
+    if hasattr(zero, "bit16_groups"):
         find, groups = _at_stage_2, zero.bit16_groups
+    else:
+        find, groups = _at_stage_3, zero.fp16_groups
     return {
         names[id(weight)]: find(zero, number, weight)
         for number, group in enumerate(groups)
