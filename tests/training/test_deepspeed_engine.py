@@ -281,29 +281,28 @@ def test_other_ways_end_with_the_plain_engines_weights(found, way: str) -> None:
         assert norm(apart) <= (1e-4 if way == "in float16" else 1e-6) * norm(expected)
 
 
-def on(states: dict[Any, Any]) -> dict[Any, dict[str, Tensor]]:
-    """The weights that other numbers of processes lead to from the states of two."""
+def elsewhere(given: tuple[Path, list[tuple[Any, Any]]]) -> dict[Any, dict[str, Tensor]]:
+    """The weights that other engines lead to from the states of two processes."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", module="deepspeed")
-    found = {}
-    for there, here in (("plain", "plain"), (2, 3), (3, 1), (3, "plain")):
+    states, found = torch.load(given[0], weights_only=True), {}
+    for there, here in given[1]:
         engine = engine_of("clips, loose", here)
         engine.restore(states[there])
         found[there, here] = steps(engine, "clips, loose", range(3, 5))
     return found
 
 
-def four(path: Path) -> dict[Any, dict[str, Tensor]]:
-    """What four processes make of the states."""
-    return on(torch.load(path, weights_only=True))
-
-
-def test_what_two_processes_saved_goes_on_in_one_or_four(found, folder: Path, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("count", "ways"),
+    [(1, [(2, 3), (3, 1), (3, "plain")]), (4, [(3, "plain")])],
+)
+def test_what_two_processes_saved_goes_on_in_one_or_four(
+    found, folder: Path, tmp_path, count: int, ways: list[tuple[Any, Any]]
+) -> None:
     expected, _ = found[0]["resumed", "plain"]
-    path = folder / "states.pt"
-    [alone] = run(four, path, tmp_path / "one", count=1)
-    for one in (alone, *run(four, path, tmp_path / "four", count=4)):
-        assert len(one) == 4
+    for one in run(elsewhere, (folder / "states.pt", ways), tmp_path, count=count):
+        assert one.keys() == set(ways)
         for way, weights in one.items():
             apart = {name: weights[name] - value for name, value in expected.items()}
             assert norm(apart) <= 1e-6 * norm(expected), way

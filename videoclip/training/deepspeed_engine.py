@@ -82,8 +82,8 @@ class DeepSpeedEngine(Engine):
         self.deepspeed.zero_grad()
         if self.order:
             self.order.clear()
-        # It takes it that the first backward pass of a step reaches every weight. To one that only a
-        # later pass reaches it would add the gradient of the step before.
+        # It takes it that the first backward pass of a step reaches every weight. To one that only
+        # a later pass reaches it would add the gradient of the step before.
         kept: dict[int, Tensor] = {}
         if self.run.zero == 3:
             kept = self._zero._DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition
@@ -91,6 +91,12 @@ class DeepSpeedEngine(Engine):
             kept = self._zero.accumulated_grads_in_cpu
         for gradient in kept.values():
             gradient.zero_()
+
+    def _let_go(self) -> None:
+        if self.run.zero == 3:  # weights would count as used by the modules that were broken off
+            for weight in self.model.parameters():
+                weight.ds_active_sub_modules.clear()
+            self._zero._partition_all_parameters()
 
     def _descend(self, make: Callable[[], Tensor]) -> Tensor:
         value = self.deepspeed(make)
@@ -204,6 +210,7 @@ def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dic
     """DeepSpeed's own engine."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("LOCAL_RANK", "0")  # it insists, also where there is no launcher
     import deepspeed
 
     if not torch.cuda.is_available():  # else it compiles an operation for a minute or two

@@ -113,6 +113,9 @@ class Engine:
                     loss = self._backward(batch, contrast)
                 norm = self._update()
             fault = self._fault(loss, norm)
+        except OutOfMemoryError:
+            self._let_go()
+            raise
         finally:
             if fault:
                 put_back(kept)
@@ -125,6 +128,10 @@ class Engine:
             self.scale = self.scale.after(fault)
         self._go_to(self.steps_done + 1)
         return Step(loss, norm, rate, math.exp(self._temperature()), contrast.samples, fault)
+
+    def _let_go(self) -> None:
+        """Frees what a step that was broken off has left."""
+        self.optimizer.zero_grad()
 
     def _fault(self, loss: float, norm: float) -> str | None:
         for name, value in (("loss", loss), ("gradient norm", norm)):
