@@ -34,6 +34,11 @@ def _videos(path: Path, split: str, listed: set[str] | None) -> list[Entry]:
         if listed is not None and item.key not in listed:
             continue
         sentences = file.texts_of(item, "sentences")
+        times = item.value.get("timestamps", list(sentences))
+        if not isinstance(times, list) or len(times) != len(sentences):
+            raise file.fault(
+                item.offset, f"{item.key} has not as many timestamps as sentences; get it again"
+            )
         name = item.key.removeprefix("v_")
         entries.append(Entry(item.key, (f"v_{name}", name), split, (" ".join(sentences),)))
     return entries

@@ -70,7 +70,7 @@ class JsonFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self.text = path, read_text(path)
-        self.decoder = json.JSONDecoder()
+        self.decoder = json.JSONDecoder(parse_constant=_no_number)
 
     def items(self, inside: str | None = None) -> Iterator[Item]:
         """The elements of the list or object, or of the one that the key `inside` holds.
@@ -225,6 +225,10 @@ def fault(path: Path, line: int, message: str) -> AnnotationError:
 def place(path: Path, line: int) -> str:
     """File and line as `Entry.where` has them."""
     return f"{path.name}, line {line}"
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def _quoted(value: Any) -> str:

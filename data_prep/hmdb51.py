@@ -16,6 +16,7 @@ from data_prep.ucf101 import together
 CLASSES, VIDEOS = 51, 6_766
 COUNTS = {"train": Expected({3_570}), "test": Expected({1_530})}
 OFFICIAL = re.compile(r"(.+)_test_split([123])\.txt")
+FOLDER = re.compile(r"\w+")
 USE = {"0": None, "1": "train", "2": "test"}
 """What the number behind a clip means."""
 
@@ -80,7 +81,7 @@ def _lists(annotations: Annotations, number: int, names: tuple[str, ...] | None)
         numbers = []
         for line in read_list(path, CLASSES):
             *_, folder, name = ["", *line.name.split("/")]
-            if not folder:
+            if not FOLDER.fullmatch(folder):
                 raise fault(path, line.line, f"{line.name!r}; expected CLASS/NAME")
             action = _spelled(folder, names, path, line.line)
             numbers.append((line.line, folder, line.label))

@@ -16,7 +16,8 @@ SIZES = {"9k": 9_000, "7k": 7_010}
 FULL = {"train": 6_513, "val": 497, "test": 2_990}
 EACH = 20
 """Captions of a video."""
-NAMES = re.compile(r"video\d+")
+NAMES = re.compile(r"video(0|[1-9]\d{0,3})")
+"""video0 to video9999."""
 CAPTIONS = (
     ("MSRVTT_data.json",),
     ("train_val_videodatainfo.json",),

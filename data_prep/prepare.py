@@ -113,7 +113,9 @@ def _differences(part: Part, found: Settled) -> list[str]:
         ):
             if split in clips and known and has not in known:
                 published = " or ".join(f"{number:,}" for number in sorted(known))
-                sentences.append(f"{has:,} {what} in {split}{of}, published are {published}")
+                files = {e.where.partition(",")[0] for e in found.entries if e.split == split}
+                named = f" ({', '.join(sorted(files - {''}))})" if files - {""} else ""
+                sentences.append(f"{has:,} {what} in {split}{of}{named}, published are {published}")
     labels = {entry.label for entry in found.entries}
     if part.classes is not None and len(labels) != part.classes:
         sentences.append(f"{len(labels)} classes{of}, published are {part.classes}")

@@ -17,7 +17,7 @@ COUNTS = {
     3: {"train": Expected({9_624}), "test": Expected({3_696})},
 }
 NAME = re.compile(
-    r"(?:(?P<folder>[^/]+)/)?(?P<clip>v_(?P<action>\w+)_(?P<group>g\d\d)_c\d\d)(?:\.avi)?"
+    r"(?:(?P<folder>\w+)/)?(?P<clip>v_(?P<action>\w+)_(?P<group>g\d\d)_c\d\d)(?:\.avi)?"
 )
 """The clips of a group were cut from one video."""
 

@@ -118,11 +118,17 @@ def test_lsmdc(tmp_path: Path) -> None:
 
 
 def test_activitynet_takes_the_listed_ids_and_joins_the_sentences(tmp_path: Path) -> None:
-    video = {"duration": 3, "timestamps": [[0, 1]], "sentences": [" One. ", "Two."]}
+    video = {"duration": 3, "timestamps": [[0, 1], [1, 3]], "sentences": [" One. ", "Two."]}
     write(tmp_path, val_1__json={"v_abc": video, "v_def": video}, val_ids__json=["v_abc"])
     [[entry]] = entries_of("activitynet", tmp_path).values()
     assert (entry.video_id, entry.captions, entry.split) == ("v_abc", ("One. Two.",), "test")
     assert entry.files == ("v_abc", "abc")
+    write(tmp_path, val_1__json={"v_abc": video | {"timestamps": [[0, 1]]}})
+    with pytest.raises(AnnotationError, match="v_abc has not as many timestamps as sentences"):
+        entries_of("activitynet", tmp_path)
+    write(tmp_path, val_1__json={"v_abc": video | {"duration": float("nan")}})
+    with pytest.raises(AnnotationError, match="line 1, character 11: NaN is no number in JSON"):
+        entries_of("activitynet", tmp_path)
 
 
 def test_didemo_with_and_without_clip4clips_list(tmp_path: Path) -> None:

@@ -143,12 +143,15 @@ def copied(name: str, shared: Path, target: Path) -> Path:
     ("name", "file", "line", "becomes", "message"),
     [
         ("msrvtt-9k", "MSRVTT_train.9k.csv", 17, "vide", "line 17: 'vide'; expected an id"),
+        ("msrvtt-9k", "MSRVTT_train.9k.csv", 17, "video10000", "line 17: 'video10000'; expected"),
         ("msrvtt-9k", "MSRVTT_JSFUSION_test.csv", 30, "ret28,msr1", "line 30: 2 columns, expect"),
         ("msvd", "test_list.txt", 5, "abc_1_2", "line 5: abc_1_2 has no captions in captions_msv"),
         ("kinetics400", "kinetics_video_val_se320.txt", 9, "0wR5jVB-WPk.mp4 400", "line 9: the cl"),
         ("kinetics400", "kinetics_video_val_se320.txt", 9, "0wR5jVB-W.mp4 4", "line 9: '0wR5jVB-W"),
         ("ucf101", "train_rgb_split_1.txt", 40, "ApplyEyeMakeup/v_Apply", "line 40: 'ApplyEyeMake"),
+        ("ucf101", "train_rgb_split_1.txt", 9, '"Archery/v_Archery_g01_c01 9 2', "line 9: '\"Arch"),
         ("hmdb51", "val_rgb_split_1.txt", 3, "brush_hair/a_brush_hair_x 7 5", "line 3: the class"),
+        ("hmdb51", "val_rgb_split_1.txt", 3, '"brush_hair/a_brush_hair_x 7 5', "line 3: '\"brus"),
         ("ssv2", "validation.txt", 100, "74225.webm", "line 100: '74225.webm'; expected a name"),
     ],
 )
@@ -179,7 +182,11 @@ def test_a_lost_line_is_refused_and_can_be_allowed(shared: Path, tmp_path: Path)
     folder = copied("ssv2", shared, tmp_path / "a")
     path = folder / "validation.txt"
     path.write_text(path.read_text().split("\n", 1)[1])
-    with pytest.raises(AnnotationError, match="24,776 clips in test, published are 24,777"):
+    with pytest.raises(
+        AnnotationError, match=r"24,776 clips in test \(validation\.txt\), published are"
+    ):
         prepared("ssv2", shared, folder)
     [part] = prepared("ssv2", shared, folder, any_counts=True)
-    assert part.report["differences"] == ["24,776 clips in test, published are 24,777"]
+    assert part.report["differences"] == [
+        "24,776 clips in test (validation.txt), published are 24,777"
+    ]
