@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from videoclip.training.logbook import read_metrics
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 24
 HIDDEN = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+HIDDEN |= {"PYTHON": sys.executable}
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +48,16 @@ def options(tmp_path_factory) -> list[str]:
 def start(
     script: str, options: list[str], output: Path, *more: str, **environment: object
 ) -> subprocess.Popen:
-    """A launcher at work; what it says goes into one file beside the run folder."""
-    output.parent.mkdir(parents=True, exist_ok=True)
+    """A launcher at work."""
+    words = [*options, "--output", str(output), *more]
+    return start_command(["bash", f"{ROOT}/scripts/{script}.sh", *words], output, **environment)
+
+
+def start_command(words: list[str], output: Path, **environment: object) -> subprocess.Popen:
+    """A command at work; what it says goes into one file beside the run folder."""
     with (output.parent / "said").open("a") as said:
         return subprocess.Popen(
-            ["bash", f"{ROOT}/scripts/{script}.sh", *options, "--output", str(output), *more],
-            env=os.environ | HIDDEN | {key: str(value) for key, value in environment.items()},
+            words, env=os.environ | HIDDEN | {k: str(v) for k, v in environment.items()},
             stdout=said, stderr=said, cwd=output.parent, start_new_session=True,
         )  # fmt: skip
 
@@ -153,6 +159,16 @@ def test_two_machines_meet_under_deepspeed(options, plain, tmp_path) -> None:
         )
         for node in range(2)
     ))  # fmt: skip
+    assert_same(output, plain)
+
+
+def test_deepspeeds_own_launcher_needs_no_script(options, plain, tmp_path) -> None:
+    """It gives every process its number as an argument, too."""
+    output = tmp_path / "run"
+    words = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2"]
+    words += ["--master_port", str(free_port()), "--module", "videoclip", "train", *options]
+    words += ["--output", str(output), "--run.engine", "deepspeed", "--run.zero", "2"]
+    finish(output, start_command(words, output, PYTHONPATH=ROOT))
     assert_same(output, plain)
 
 

@@ -23,7 +23,7 @@ QUICK = [
 def test_the_command_prints_a_table_of_what_it_writes(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(bench, "architecture", {"tiny": TINY}.get)
     written = tmp_path / "bench.json"
-    engines = ["plain", "zero-1", "transformers"]
+    engines = ["plain", "transformers"]
     bench.main([*QUICK, "--modules", "mean", "--engines", *engines, "--json", str(written)])
     found = json.loads(written.read_text())
     lines = capsys.readouterr().out.splitlines()
@@ -31,8 +31,8 @@ def test_the_command_prints_a_table_of_what_it_writes(tmp_path, capsys, monkeypa
     assert lines[0] == found["conditions"]
     [row] = found["rows"]
     rates = {way: 3 / median(seconds) for way, seconds in row["seconds"].items()}
-    assert [len(seconds) for seconds in row["seconds"].values()] == [2, 2, 2]
-    assert row["flops"]["zero-1"] == row["flops"]["plain"] != row["flops"]["transformers"]
+    assert [len(seconds) for seconds in row["seconds"].values()] == [2, 2]
+    assert 0 < row["flops"]["plain"] < row["flops"]["transformers"]  # one row of the last block
     for way, cell in zip(engines, cells[2:], strict=True):
         assert cell[:4] == ["tiny", "2", "mean", way]
         assert float(cell[4].replace(",", "")) == pytest.approx(rates[way], rel=0.01)

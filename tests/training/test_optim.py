@@ -329,6 +329,34 @@ def test_bert_adam_is_the_rule_written_out(size: float) -> None:
         assert np.abs(expected - start).max() > 1e-2
 
 
+def test_fused_adamw_is_the_rule_written_out() -> None:
+    """Loshchilov and Hutter 2019, algorithm 2, in float64: decay beside the step, not in it."""
+    model = build(head="transformer")
+    optim = Optim(tower_rate=1e-3, module_rate=1e-2, weight_decay=0.3, layer_decay=0.7, warmup=0.3)
+    optimizer, schedule = trainers(model, optim, 6)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    weights = {name: parameter.detach().double() for name, parameter in model.named_parameters()}
+    first = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    second = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    decays = names_by(model, optim, "weight_decay")
+    steps = take_steps(model, optimizer, schedule, range(6))
+    for step, rates in enumerate(steps, 1):  # what it yields is the rates before the step
+        by_id = {
+            id(p): rate
+            for group, rate in zip(optimizer.param_groups, rates, strict=True)
+            for p in group["params"]
+        }
+        for name, parameter in model.named_parameters():
+            gradient, rate = parameter.grad.double(), by_id[id(parameter)]
+            first[name] = 0.9 * first[name] + 0.1 * gradient
+            second[name] = 0.98 * second[name] + 0.02 * gradient**2
+            step_size = first[name] / (1 - 0.9**step)
+            step_size = step_size / ((second[name] / (1 - 0.98**step)).sqrt() + 1e-6)
+            weights[name] = weights[name] * (1 - rate * decays[name]) - rate * step_size
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.double(), weights[name], atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "bertadam"])
 def test_epsilon_is_clips_or_the_one_that_is_asked_for(optimizer: str) -> None:
     for asked, expected in ((None, 1e-6), (1e-3, 1e-3)):
