@@ -68,7 +68,7 @@ class Options:
     """
 
     frames: tuple[int, ...] = (8, 12, 16, 32)
-    """Frames that are asked for, uniformly over the video."""
+    """Frames that are asked for, uniformly over the video; 0: those of CLIP4Clip's way."""
     sizes: tuple[tuple[int, int], ...] = ((320, 240), (1280, 720))
     """Width and height of the videos that are written."""
     gops: tuple[int, ...] = (12, 250)
@@ -128,11 +128,11 @@ def measure(options: Options, temporary: Path) -> Iterator[Row]:
     paths = options.files or tuple(write_files(options, options.folder or temporary))
     for path in paths:
         by_frames, shared, note = ways(path, options, temporary / "store")
-        calls = {(0, name): way for name, way in shared.items()}
+        calls = {(-1, name): way for name, way in shared.items()}
         calls |= {(n, name): way for n, them in by_frames.items() for name, way in them.items()}
         seconds = interleaved(calls, options.rounds, path.name)
         for n in options.frames:
-            own = {name: taken for (which, name), taken in seconds.items() if which in (0, n)}
+            own = {name: taken for (which, name), taken in seconds.items() if which in (-1, n)}
             yield Row(path.name, n, own, note)
 
 
@@ -171,17 +171,19 @@ def ways(
     by_frames: dict[int, dict[str, Way]] = {}
     notes = ["our frames are those of a full decode"]
     for n in options.frames:
-        indices = uniform_indices(len(every), n)
+        indices = uniform_indices(len(every), n) if n else first_of_seconds(path, len(every))
         wanted = np.stack([every[index].to_ndarray(format="rgb24") for index in indices])
         if every[0].rotation:
             wanted = np.rot90(wanted, round(every[0].rotation / 90), axes=(1, 2))
         if not np.array_equal(exact(path, indices), wanted):
             raise SystemExit(f"{path}: frames differ from those of a full decode; nothing is timed")
+        store = FrameStore(folder, size=SIZE, frames=len(indices))
+        store.fill([clip], 1, path.name)
         by_frames[n] = {
             EXACT: functools.partial(resized, exact, path, indices),
             SCALED: functools.partial(scaled, path, indices),
-            STORE: stored(clip, n, folder),
-            PACKED: functools.partial(FrameStore(folder, size=SIZE, frames=n).read, ready, 1),
+            STORE: functools.partial(stored, clip, store),
+            PACKED: functools.partial(store.read, ready, 1),
         }
         for name, read in (("torchcodec", torchcodec_frames), ("decord", decord_frames)):
             try:
@@ -202,6 +204,12 @@ def ways(
     except VideoclipError as error:
         notes.append(str(error))
     return by_frames, shared, "; ".join(dict.fromkeys(notes))
+
+
+def first_of_seconds(path: Path, count: int) -> np.ndarray:
+    """The frames that CLIP4Clip's way reads."""
+    with open_video(path) as video:
+        return np.arange(0, count, max(int(video.rate), 1))
 
 
 def resized(read: Callable[..., np.ndarray], path: Path, indices: np.ndarray) -> torch.Tensor:
@@ -244,16 +252,10 @@ def full_decode(path: Path, *, keep: bool = True) -> list[av.VideoFrame]:
         return [frame for frame in container.decode(stream) if keep]
 
 
-def stored(clip: Clip, frames: int, folder: Path) -> Way:
-    """Reads a clip from a store that has it; each time as for the first time."""
-    store = FrameStore(folder, size=SIZE, frames=frames)
-    store.fill([clip], 1, clip.video_id)
-
-    def read() -> torch.Tensor:
-        stores._array.cache_clear()  # else the file would stay open
-        return store.read(clip, 1)
-
-    return read
+def stored(clip: Clip, store: FrameStore) -> torch.Tensor:
+    """From a store that has the clip; each time as for the first time."""
+    stores._array.cache_clear()  # else the file would stay open
+    return store.read(clip, 1)
 
 
 def packed(clip: Clip, folder: Path) -> Clip:

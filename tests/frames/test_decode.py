@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from videoclip.errors import VideoclipError, VideoError
+from videoclip.frames import whole
 from videoclip.frames.decode import Reader, open_video
 from videoclip.frames.transforms import resize_and_crop
 
@@ -145,6 +146,18 @@ def test_h264_in_avi_gives_the_frames_asked_for(tmp_path: Path) -> None:
     frames, seconds = read(path, indices)
     np.testing.assert_array_equal(frames, expected[indices])
     np.testing.assert_allclose(seconds, np.arange(100) / 25, atol=1e-6)
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_few_frames_are_decoded_once(
+    tmp_path: Path, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole, "KEPT", kept)
+    path = clips.write_video(tmp_path / "a.avi", clips.pattern(30), options={"bf": "2"})
+    with open_video(path) as video:
+        assert len(video.frames) == (30 if kept else 0)
+        np.testing.assert_array_equal(video.read([29, 2, 2]), clips.decode(path)[[29, 2, 2]])
+        assert video.read([4], short_side=48).shape == (1, 48, 64, 3)
 
 
 def test_frames_hidden_by_an_edit_list_are_not_counted(tmp_path: Path) -> None:

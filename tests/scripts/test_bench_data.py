@@ -57,8 +57,10 @@ def test_the_command_prints_a_table_of_what_it_writes(tmp_path: Path, capsys) ->
 
 def test_files_of_ones_own_and_what_others_read_wrongly(tmp_path: Path, capsys) -> None:
     path = files.write_video(tmp_path / "a.avi", files.pattern(60), options={"g": "25", "bf": "3"})
-    found = run(tmp_path, "--files", str(path), "--frames", "7")
-    [row] = found["rows"]
+    found = run(tmp_path, "--files", str(path), "--frames", "7", "0")
+    row, same = found["rows"]
+    assert (row["frames"], same["frames"]) == (7, 0)
+    assert bench.first_of_seconds(path, 60).tolist() == [0, 25, 50]
     assert row["file"] == "a.avi"
     assert "decord gives other frames and is left out" in row["note"]
     assert "decord" not in row["seconds"]

@@ -1,6 +1,6 @@
 """File -> frames by decoding all of it: slow, and right where nothing else is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import av
@@ -9,6 +9,9 @@ from av.video.reformatter import VideoReformatter
 
 from videoclip.errors import VideoError
 from videoclip.frames.container import open_source, reason
+
+KEPT = 64 << 20
+"""Bytes of decoded frames that are kept for reading after they were counted."""
 
 
 class Painter:
@@ -68,7 +71,16 @@ class Whole:
 
     def __init__(self, path: Path, rate: float) -> None:
         self.path, self.rate = path, rate
-        shown = [frame.time if frame.time is not None else np.nan for frame in _decode(path)]
+        self.frames: list[av.VideoFrame] = []
+        """All of them as they were decoded to be counted, where they are few."""
+        shown, size = [], 0
+        for frame in _decode(path):
+            shown.append(frame.time if frame.time is not None else np.nan)
+            size += sum(plane.buffer_size for plane in frame.planes)
+            if size <= KEPT:
+                self.frames.append(frame)
+            else:
+                self.frames.clear()
         self.timestamps = np.array(shown, dtype=np.float64)
         if not (np.diff(self.timestamps) > 0).all():  # a missing time stamp is not a number
             self.timestamps = np.arange(len(shown)) / rate
@@ -78,7 +90,7 @@ class Whole:
         self, indices: Sequence[int] | np.ndarray, short_side: int | None = None
     ) -> np.ndarray:
         """The frames at these indices."""
-        return read_whole(self.path, indices, short_side)
+        return _picked(self.path, self.frames or _decode(self.path), indices, short_side)
 
 
 def read_whole(
@@ -88,11 +100,20 @@ def read_whole(
 
     Raises VideoError where something before the last of them is damaged.
     """
+    return _picked(path, _decode(path), indices, short_side)
+
+
+def _picked(
+    path: Path,
+    frames: Iterable[av.VideoFrame],
+    indices: Sequence[int] | np.ndarray,
+    short_side: int | None,
+) -> np.ndarray:
     painter = Painter(short_side)
     wanted = {int(index) for index in indices}
     found: dict[int, np.ndarray] = {}
     number = -1
-    for number, frame in enumerate(_decode(path)):
+    for number, frame in enumerate(frames):
         painter.measure(frame)
         if number in wanted:
             found[number] = painter.paint(frame)
