@@ -394,6 +394,12 @@ def test_a_parquet_manifest_stays_one(many, tmp_path, capsys) -> None:
     assert "is a packed store's manifest" in capsys.readouterr().err
 
 
+def test_packing_starts_quickly() -> None:
+    """Neither the command nor what it starts waits for torch, which takes seconds."""
+    code = "import sys, videoclip.commands.data_pack; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_what_cannot_be_packed_is_refused_in_words(many, whole, tmp_path, capsys) -> None:
     store = ["--output", str(tmp_path / "s")]
     for arguments, said in (

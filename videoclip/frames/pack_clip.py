@@ -33,7 +33,7 @@ VERSION = 1
 QUALITY = {"jpeg": 90, "h264": 16, "raw": 0}
 STEP = 2
 """By so much the quality of a JPEG is raised at a time."""
-PIXELS = 96_000_000
+PIXELS = 256_000_000
 """So many bytes of frames are decoded at a time."""
 NOW = 1e-4
 """Seconds by which a frame may be shown late and still count as shown: clocks of containers are
