@@ -27,14 +27,15 @@ NODE = {"num_cpus": 2, "object_store_memory": 80_000_000}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two nodes of this machine, each with processes of its own."""
+    """A node of this machine; tests add a second one, with processes of its own."""
     ray = pytest.importorskip("ray", reason="the extra videoclip[ray] is not installed")
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     os.environ["OMP_NUM_THREADS"] = "1"
-    started = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
-    started.second = started.add_node(**NODE)
+    head = NODE | {"include_dashboard": False}
+    head["_system_config"] = {"memory_monitor_refresh_ms": 0}  # which ends who is not to blame
+    started = Cluster(initialize_head=True, head_node_args=head)
     yield started
     ray.shutdown()
     started.shutdown()
@@ -68,18 +69,25 @@ def features(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_a_node_dies_and_nothing_is_lost(cluster: Any, world: Path, tmp_path: Path) -> None:
-    command = ["embed", str(world / "clips.jsonl"), "--model", str(world / "model")]
-    command += ["--frames", "4", "--output"]
-    assert main([*command, str(tmp_path / "one")]) == 0
-    job = run("-m", "videoclip", *command, tmp_path / "ray", "--ray", cluster.address)
+def killed_midway(cluster: Any, *command: object) -> bytes:
+    """Runs a command on the cluster, one of whose nodes is killed meanwhile; what is printed."""
+    second = cluster.add_node(**NODE)
+    job = run("-m", "videoclip", *command, "--ray", cluster.address)
     said = b""
     while not re.search(rb"[1-9]\d*/40 ", said) and job.poll() is None:
         said += os.read(job.stderr.fileno(), 4096)
-    assert b"40/40" not in said  # it is not done yet
-    cluster.remove_node(cluster.second, allow_graceful=False)
+    cluster.remove_node(second, allow_graceful=False)
+    assert b"40/40" not in said  # it was not done yet
     printed, more = job.communicate()
     assert job.returncode == 0, (said + more).decode()
+    return printed
+
+
+def test_a_node_dies_and_no_feature_is_lost(cluster: Any, world: Path, tmp_path: Path) -> None:
+    command = ["embed", str(world / "clips.jsonl"), "--model", str(world / "model")]
+    command += ["--frames", "4", "--output"]
+    assert main([*command, str(tmp_path / "one")]) == 0
+    printed = killed_midway(cluster, *command, tmp_path / "ray")
     assert b"38 embedded + 2 bad = 40" in printed
     one, ray = features(tmp_path / "one"), features(tmp_path / "ray")
     assert len(one) == CLIPS - len(BAD)
@@ -89,9 +97,30 @@ def test_a_node_dies_and_nothing_is_lost(cluster: Any, world: Path, tmp_path: Pa
     pd.testing.assert_frame_equal(*tables)
 
 
+def test_a_node_dies_and_no_frame_is_lost(cluster: Any, world: Path, tmp_path: Path) -> None:
+    command = ["data", "pack", str(world / "clips.jsonl"), "--short-side", "24", "--output"]
+    assert main([*command, str(tmp_path / "one")]) == 0
+    printed = killed_midway(cluster, *command, tmp_path / "ray")
+    assert b"38 packed + 2 bad = 40" in printed
+    one, ray = (files_of(tmp_path / name) for name in ("one", "ray"))
+    assert {path.suffix for path in one} >= {".tar", ".jsonl"}
+    assert one == ray
+
+
+def files_of(store: Path) -> dict[Path, bytes]:
+    """What a store holds, without the journal, which tells times, and with its own paths."""
+    return {
+        path.relative_to(store): path.read_bytes().replace(str(store).encode(), b"")
+        for path in store.rglob("*")
+        if path.is_file() and "journal" not in path.name
+    }
+
+
 CRASH = """
-import os, sys, time
+import os, sys
+from videoclip import cluster
 from videoclip.cluster import Stage, joined, spread
+cluster.TRIES = 1  # every process has to be started
 
 def work(item):
     if item == 2:
@@ -100,14 +129,14 @@ def work(item):
 
 with joined(sys.argv[1]):
     items = {str(number): number for number in range(5)}
-    print(sorted(spread(items, [Stage(work), Stage(lambda x: 10 * x, stays=True)], "x", unit="x")))
+    print(sorted(spread(items, [Stage(work)], "x", unit="x")))
 """
 
 
 def test_an_item_that_ends_its_process_is_told_and_costs_no_other(cluster: Any) -> None:
     job = run("-c", CRASH, cluster.address)
     printed, more = job.communicate()
-    expected = [("0", 10), ("1", 20), ("2", DIED), ("3", 40), ("4", 50)]
+    expected = [("0", 1), ("1", 2), ("2", DIED), ("3", 4), ("4", 5)]
     # Ray says on the lines before that processes died.
     assert printed.decode().splitlines()[-1] == str(expected), more.decode()
 

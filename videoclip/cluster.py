@@ -10,8 +10,11 @@ same command does only what is missing.
 
 import logging
 import pickle
+import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +23,9 @@ from tqdm import tqdm
 
 from videoclip.errors import VideoclipError
 from videoclip.features.store import FeatureStore, Shown, embed
+from videoclip.frames.apart import Apart
+from videoclip.frames.pack import PROGRAM, Packer
+from videoclip.frames.pack_journal import Row
 from videoclip.frames.views import Views
 from videoclip.manifest import Clip
 from videoclip.model import VideoCLIP
@@ -105,21 +111,50 @@ class _Embed(NamedTuple):
         return shown if isinstance(shown, str) else embed(self.model, shown).to(self.dtype)
 
 
+def pack(packer: Packer, paths: Sequence[Path]) -> Iterator[tuple[Path, Row]]:
+    """The rows of files that the cluster packs into the store's folder; see `frames.pack`."""
+    items = {str(number): path.absolute() for number, path in enumerate(paths)}
+    packer = packer._replace(store=packer.store.absolute())
+    for key, row in spread(items, [Stage(_Pack(packer), stays=True)], "", unit="file"):
+        path = paths[int(key)]
+        yield path, packer.lost(path, row) if isinstance(row, str) else row
+
+
+class _Pack:
+    """Keeps the process that opens the files."""
+
+    def __init__(self, packer: Packer) -> None:
+        self.packer, self.apart = packer, None
+
+    def __call__(self, path: Path) -> Row | None:
+        if self.apart is None:
+            limits = self.packer.limits
+            self.apart = Apart(PROGRAM, limits._asdict(), threading.Event(), timeout=limits.timeout)
+        return self.packer.pack(path, self.apart)
+
+
 def spread(
     items: Mapping[str, Any], stages: Sequence[Stage], label: str, *, unit: str
 ) -> Iterator[tuple[str, Any]]:
     """What the stages make of every item, by its key, in the order in which it is done.
 
     Processes and machines that die are replaced, and their items tried again. An item whose
-    processes die every time comes back as a text that says so.
+    processes die every time comes back as a text that says so. Without a label there is no bar.
+
+    Raises VideoclipError where a stage does, and where all items are lost so.
     """
     rest = dict(items)
-    with tqdm(total=len(rest), desc=label, unit=unit, disable=not rest) as bar:
+    with tqdm(total=len(rest), desc=label, unit=unit, disable=not rest or not label) as bar:
         for at_once in (AT_ONCE, 1):
             for key, value in _passed(rest, stages, at_once):
                 if rest.pop(key, None) is not None:
                     bar.update()
                     yield key, value
+        if len(rest) == len(items) > 1:
+            raise VideoclipError(
+                "the cluster has lost every process that it started, so it is not the items; see "
+                "whether its machines have memory left, and run the same command again"
+            )
         for key in rest:
             yield key, DIED
 
@@ -146,12 +181,23 @@ def _passed(
         else:
             data = data.map(_task, fn_args=(stage.work,), **room, max_retries=TRIES)
     for row in data.iter_rows():
-        yield row["key"], pickle.loads(row["value"])
+        value = pickle.loads(row["value"])
+        if isinstance(value, VideoclipError):
+            raise value
+        yield row["key"], value
 
 
 def _task(row: dict[str, Any], work: Callable[[Any], Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
-    return {"key": row["key"], "value": pickle.dumps(work(pickle.loads(row["value"])))}
+    value = pickle.loads(row["value"])
+    if not isinstance(value, VideoclipError):  # which an earlier stage raised
+        try:
+            value = work(value)
+        except VideoclipError as error:
+            value = error
+        except Exception:
+            value = VideoclipError(f"work on the cluster failed:\n{traceback.format_exc()}")
+    return {"key": row["key"], "value": pickle.dumps(value)}
 
 
 class _Actor:

@@ -5,10 +5,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import tyro
 
+from videoclip import cluster
 from videoclip.errors import VideoclipError
 from videoclip.frames.gate import Limits
 from videoclip.frames.pack import SHARD_BYTES, Found, Share, pack, write_manifests
@@ -40,6 +42,9 @@ class Options(Packing):
     """Pack only part i of n, as 3/16, one on each of n machines. What they made becomes the store
     when the command runs without this, with the folder that they share (or the `pieces` and
     `journal-*` of all their folders in one)."""
+    ray: str | None = None
+    """The address of a Ray cluster that packs, such as auto; local: one on this machine. All its
+    machines must see videos and store under the same paths."""
     shard_bytes: int = SHARD_BYTES
     """About so large a .tar becomes."""
     timeout: float = DEFAULT.timeout
@@ -68,6 +73,8 @@ def main(arguments: Sequence[str]) -> None:
                 f"--{name.replace('_', '-')} is {getattr(options, name)}; give more than 0"
             )
     share = _share(options.shard)
+    if options.ray and share.of > 1:
+        raise VideoclipError("--ray and --shard are two ways to share the work; give one of them")
     clips = read_manifest(options.manifest)
     store = options.output
     if store.exists() and not store.is_dir():
@@ -80,10 +87,12 @@ def main(arguments: Sequence[str]) -> None:
         side=options.side, pixels=options.pixels, seconds=options.seconds,
         frames=options.most_frames, memory=options.memory, timeout=options.timeout,
     )  # fmt: skip
-    rows = pack(
-        clips, options.record, store, limits,
-        workers=options.workers, share=share, shard_bytes=options.shard_bytes,
-    )  # fmt: skip
+    with cluster.joined(options.ray) if options.ray else nullcontext():
+        rows = pack(
+            clips, options.record, store, limits,
+            workers=options.workers, share=share, shard_bytes=options.shard_bytes,
+            elsewhere=cluster.pack if options.ray else None,
+        )  # fmt: skip
     if share.of > 1:
         good = sum(row.status == "ok" for row in rows.values())
         print(f"part {options.shard}: {good:,} packed + {len(rows) - good:,} bad = {len(rows):,}")

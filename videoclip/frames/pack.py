@@ -16,7 +16,7 @@ import hashlib
 import json
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
@@ -70,11 +70,13 @@ def pack(
     share: Share = WHOLE,
     shard_bytes: int = SHARD_BYTES,
     program: Sequence[str] = PROGRAM,
+    elsewhere: "Elsewhere | None" = None,
 ) -> dict[Path, Row]:
     """Packs what is missing and returns a row for every file of this share.
 
-    `settings` is a Packing's record. With the whole share the pieces, whoever made them, become
-    shards. Raises VideoclipError where the store cannot be written.
+    `settings` is a Packing's record; `elsewhere` does the work in place of this machine. With the
+    whole share the pieces, whoever made them, become shards. Raises VideoclipError where the store
+    cannot be written.
     """
     packed = next((clip for clip in clips if is_packed(clip.path)), None)
     if packed:
@@ -89,35 +91,89 @@ def pack(
         if alone:
             for other in sorted(store.glob("journal-*.sqlite")):
                 journal.take(other)
-            for part in (store / PIECES).glob("*.part"):  # of a run that was killed
-                part.unlink()
-        run = _Run(settings, store, limits, journal, {row[0] for row in places(store)})
-        rows = run.finish(files, workers, program)
+            _remove_parts(store)  # of a run that was killed
+        packer = Packer(settings, store, limits, {row[0] for row in places(store)})
+        rows = _Run(packer, journal).finish(files, workers, program, elsewhere)
         if alone:
             assemble(store, [row.key for row in rows.values() if row.status == "ok"], shard_bytes)
+            _remove_parts(store)  # of machines that were lost
             with suppress(OSError):  # another manifest's pieces wait in it
                 (store / PIECES).rmdir()
     return rows
 
 
+def _remove_parts(store: Path) -> None:
+    for part in (store / PIECES).glob("*.part"):
+        part.unlink(missing_ok=True)
+
+
+class Packer(NamedTuple):
+    """What packs one file after the other, in whichever process on whichever machine."""
+
+    settings: dict[str, Any]
+    """A Packing's record."""
+    store: Path
+    limits: Limits
+    known: set[str]
+    """The keys that are in shards."""
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """Settings and limits as rows have them."""
+        return json.dumps(self.settings, sort_keys=True), json.dumps(self.limits)
+
+    def lost(self, path: Path, detail: str) -> Row:
+        """The row of a file whose process ended with all that it did."""
+        (size, changed), (settings, limits) = _state(path), self.texts
+        return Row(name_of(path), settings, size, changed, "", "", "crash", detail, limits)
+
+    def has(self, key: str) -> bool:
+        """Whether a video is packed, as a piece or in a shard."""
+        return key in self.known or piece_path(self.store, key).is_file()
+
+    def pack(self, path: Path, apart: Apart) -> Row | None:
+        """Packs a file, where no file with its content is packed. None where the run stops.
+
+        Two files with the same content may be decoded at the same time; they make the same piece.
+        """
+        size, changed = _state(path)
+        sha256 = _digest(path)
+        key = key_of(sha256, self.settings) if sha256 else ""
+        answer: dict[str, Any] | None = {"status": "ok", "detail": ""}
+        if not key or not self.has(key):
+            piece = piece_path(self.store, key)
+            answer = apart.ask([str(path), str(piece), sha256, self.settings])
+        if answer is None:
+            return None
+        status, detail = answer["status"], answer["detail"]
+        if status == "no space":
+            raise VideoclipError(
+                f"cannot write into {self.store} ({detail}); free some space and run the same "
+                "command again, which does only the rest"
+            )
+        if status == "ok" and ((size, changed) != _state(path) or not key):
+            status, detail = "changed", "it was changed while it was read: run again"
+        name, (settings, limits) = name_of(path), self.texts
+        return Row(name, settings, size, changed, sha256, key, status, detail, limits)
+
+
+Elsewhere = Callable[[Packer, Sequence[Path]], Iterator[tuple[Path, Row]]]
+"""Packs files on other machines: a row for each, in any order."""
+
+
 class _Run:
     """What the threads of one run share."""
 
-    def __init__(
-        self,
-        settings: dict[str, Any],
-        store: Path,
-        limits: Limits,
-        journal: Journal,
-        known: set[str],
-    ) -> None:
-        self.settings, self.store, self.limits = settings, store, limits
-        self.journal, self.known = journal, known
-        self.texts = json.dumps(settings, sort_keys=True), json.dumps(limits)
+    def __init__(self, packer: Packer, journal: Journal) -> None:
+        self.packer, self.journal, self.texts = packer, journal, packer.texts
         self.lock, self.stop = threading.Lock(), threading.Event()
 
     def finish(
-        self, files: Sequence[Path], workers: int, program: Sequence[str]
+        self,
+        files: Sequence[Path],
+        workers: int,
+        program: Sequence[str],
+        elsewhere: Elsewhere | None,
     ) -> dict[Path, Row]:
         """Does what is left; a row for every file, in their order."""
         rows = {path: self._settled(path) for path in files}
@@ -125,25 +181,31 @@ class _Run:
         done = len(files) - len(rest)
         bar = tqdm(desc="packing", total=len(files), initial=done, unit="file", delay=1)
 
+        def keep(path: Path, row: Row) -> None:
+            with self.lock:
+                self.journal.keep(row)
+                rows[path] = row
+                bar.update()
+
         def work() -> None:
-            with Apart(
-                program, self.limits._asdict(), self.stop, timeout=self.limits.timeout
-            ) as apart:
+            limits = self.packer.limits
+            with Apart(program, limits._asdict(), self.stop, timeout=limits.timeout) as apart:
                 while not self.stop.is_set():
                     try:
                         path = rest.popleft()
                     except IndexError:
                         return
-                    row = self._pack(path, apart)
+                    row = self.packer.pack(path, apart)
                     if row is None:
                         return
-                    with self.lock:
-                        self.journal.keep(row)
-                        rows[path] = row
-                        bar.update()
+                    keep(path, row)
 
         with bar, ThreadPoolExecutor(workers) as pool:
-            started = [pool.submit(work) for _ in range(min(workers, len(rest)))]
+            for path, row in elsewhere(self.packer, list(rest)) if elsewhere else ():
+                keep(path, row)
+            started = (
+                [] if elsewhere else [pool.submit(work) for _ in range(min(workers, len(rest)))]
+            )
             try:
                 for future in as_completed(started):
                     future.result()
@@ -160,35 +222,7 @@ class _Run:
         row = self.journal.find(path, self.texts[0])
         if not is_settled(row, size, changed, self.texts[1]):
             return None
-        return row if row.status != "ok" or self._has(row.key) else None
-
-    def _has(self, key: str) -> bool:
-        return key in self.known or piece_path(self.store, key).is_file()
-
-    def _pack(self, path: Path, apart: Apart) -> Row | None:
-        """Packs a file, where no file with its content is packed. None where the run stops.
-
-        Two files with the same content may be decoded at the same time; they make the same piece.
-        """
-        size, changed = _state(path)
-        sha256 = _digest(path)
-        key = key_of(sha256, self.settings) if sha256 else ""
-        answer: dict[str, Any] | None = {"status": "ok", "detail": ""}
-        if not key or not self._has(key):
-            piece = piece_path(self.store, key)
-            answer = apart.ask([str(path), str(piece), sha256, self.settings])
-        if answer is None:
-            return None
-        status, detail = answer["status"], answer["detail"]
-        if status == "no space":
-            raise VideoclipError(
-                f"cannot write into {self.store} ({detail}); free some space and run the same "
-                "command again, which does only the rest"
-            )
-        if status == "ok" and ((size, changed) != _state(path) or not key):
-            status, detail = "changed", "it was changed while it was read: run again"
-        name, (settings, limits) = name_of(path), self.texts
-        return Row(name, settings, size, changed, sha256, key, status, detail, limits)
+        return row if row.status != "ok" or self.packer.has(row.key) else None
 
 
 def _state(path: Path) -> tuple[int, int]:
