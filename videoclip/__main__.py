@@ -1,7 +1,6 @@
 """The command line: `videoclip VERB ...`, also `python -m videoclip VERB ...`."""
 
 import difflib
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -38,8 +37,6 @@ HELP = "\n".join(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit status; errors meant for users are one clear message."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments and re.fullmatch(r"--local[_-]rank=\d+", arguments[0]):
-        del arguments[0]  # of the launcher deepspeed; LOCAL_RANK says the same
     # DeepSpeed's launcher tells every process its number, which stands in the environment as well.
     arguments = [word for word in arguments if not word.startswith("--local_rank=")]
     if not arguments or arguments[0] in ("-h", "--help"):
