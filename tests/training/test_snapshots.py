@@ -67,8 +67,8 @@ def test_what_was_passed_over_does_not_count_as_kept(tmp_path, capsys) -> None:
     (tmp_path / "step-000000020" / "model" / "weights").unlink()
     assert step_of(tmp_path) == 10
     assert "step-000000020 is passed over: model/weights is missing" in capsys.readouterr().err
-    keep(tmp_path, 12, keep_last=1)
-    assert names(tmp_path) == [LATEST, "step-000000012"]
+    keep(tmp_path, 12)
+    assert names(tmp_path) == [LATEST, "step-000000010", "step-000000012"]
 
 
 def test_every_damage_is_seen_and_the_one_before_is_taken(tmp_path, capsys) -> None:

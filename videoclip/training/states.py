@@ -108,7 +108,8 @@ def keep(
         if kept.best is not None:
             _with_weights(model, kept.best).save_pretrained(inside / BEST)
         about = {"decides": decides, "epochs": len(kept.history) - 1, **kept.at._asdict()}
-        about["best"] = max((e.validation for e in kept.history if e.validation), default=None)
+        found = [line.validation for line in kept.history if line.validation is not None]
+        about["best"] = max(found, default=None)
         (inside / ABOUT).write_text(json.dumps(about, indent=1, allow_nan=False) + "\n")
 
     def to_disk() -> None:
