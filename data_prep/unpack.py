@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -113,13 +114,14 @@ def _write(archive: Path, folder: Path, members: list[Member], largest: int) -> 
     places: dict[str, PurePosixPath] = {}
     for member in members:
         place = _inside(archive, member.name)
-        # On some file systems Video.mp4 and video.mp4 are one file.
-        if place == PurePosixPath(".") or str(place).lower() in places:
+        if place == PurePosixPath(".") or _alike(place) in places:
             raise ArchiveError(
                 f"{archive} is refused: {member.name!r} stands there twice; nothing was unpacked"
             )
-        places[str(place).lower()] = place
+        places[_alike(place)] = place
     for name in places:
+        if f"{name}.part" in places:  # what is being written is called so
+            raise ArchiveError(f"{archive} is refused: {name!r} stands there with .part, too")
         if any(str(parent) in places for parent in PurePosixPath(name).parents):
             raise ArchiveError(f"{archive} is refused: {name!r} lies in a file")
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,6 +160,11 @@ def _inside(archive: Path, name: str) -> PurePosixPath:
             "from its publisher"
         )
     return PurePosixPath(*parts)
+
+
+def _alike(place: PurePosixPath) -> str:
+    """Equal for names that are one file on some systems: A.mp4 and a.mp4, two forms of é."""
+    return unicodedata.normalize("NFC", str(place)).casefold()
 
 
 def _make_folders(folder: Path, wanted: Path) -> None:

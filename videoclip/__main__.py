@@ -58,6 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VideoclipError as error:
         print(f"videoclip {verb}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"videoclip {verb}: {error.filename!r}: {error.strerror}", file=sys.stderr)
+        return 1
     except Preempted:
         print(f"\nvideoclip {verb}: ended by a signal; start it again to go on", file=sys.stderr)
         return RESUME_ME

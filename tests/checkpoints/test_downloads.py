@@ -135,6 +135,21 @@ def test_what_is_not_the_published_file_is_deleted(server, tmp_path, begun: byte
     assert (tmp_path / "model.pt").read_bytes() == DATA
 
 
+@pytest.mark.parametrize("begun", [b"", DATA[:900]])
+def test_no_more_is_taken_than_was_published(server, tmp_path, begun: bytes) -> None:
+    """Whoever sends without an end must not fill the disk."""
+    server.files["/model.pt"], path = DATA, tmp_path / "model.pt"
+    (tmp_path / "model.pt.part").write_bytes(begun)
+    with pytest.raises(WeightsError, match="sends more than the 1,000 bytes that were published"):
+        download(f"{server.address}/model.pt", path, CHECKSUM, 1000)
+    assert not list(tmp_path.glob("model.pt")) + list(tmp_path.glob("*.part"))
+    (tmp_path / "model.pt.part").write_bytes(DATA)
+    asked = len(server.asked)
+    download(f"{server.address}/model.pt", path, CHECKSUM, len(DATA))
+    assert path.read_bytes() == DATA
+    assert len(server.asked) == asked, "what is complete is only verified"
+
+
 def test_processes_that_want_the_same_file_wait_for_one(server, tmp_path) -> None:
     server.files["/model.pt"] = DATA
     path = tmp_path / "model.pt"

@@ -190,6 +190,14 @@ def test_fetching_verifies_and_refuses_what_is_not_published(
     assert "nothing of it may be fetched without asking" in capsys.readouterr().out
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "out"
+    assert main(["data", "check", str(tmp_path), "--every", "--output", str(output)]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == f"videoclip data: {str(output)!r}: Not a directory"
+
+
 def test_unpacking(tmp_path: Path, capsys) -> None:
     (tmp_path / "a").write_bytes(b"123")
     with tarfile.open(tmp_path / "x.tar", "w") as archive:

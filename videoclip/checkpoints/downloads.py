@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -33,11 +34,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def download(address: str, path: Path, checksum: str) -> None:
+def download(address: str, path: Path, checksum: str, size: int | None = None) -> None:
     """Downloads a file, going on where an earlier attempt stopped, and verifies its SHA-256.
 
-    What is unfinished is called `NAME.part`; only what is verified gets the name. Processes that
-    want the same file wait for the first. Raises WeightsError, saying where to put the file.
+    What is unfinished is called `NAME.part`; only what is verified gets the name. Where the size is
+    known no more is taken. Processes that want the same file wait for the first. Raises
+    WeightsError, saying where to put the file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +47,7 @@ def download(address: str, path: Path, checksum: str) -> None:
             if path.is_file():
                 return  # another process was faster
             part = path.with_name(path.name + ".part")
-            _fill(part, address)
+            _fill(part, address, size)
             if (actual := sha256(part)) != checksum:
                 part.unlink()
                 raise WeightsError(
@@ -60,8 +62,10 @@ def download(address: str, path: Path, checksum: str) -> None:
         ) from error
 
 
-def _fill(part: Path, address: str) -> None:
+def _fill(part: Path, address: str, size: int | None) -> None:
     have = part.stat().st_size if part.is_file() else 0
+    if have == size:
+        return
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = urllib.request.urlopen(request, timeout=SECONDS)
@@ -77,8 +81,17 @@ def _fill(part: Path, address: str) -> None:
         bar = tqdm(desc=part.stem, initial=have, total=total, unit="B", unit_scale=True)
         with bar, part.open("ab" if goes_on else "wb") as file:
             while chunk := answer.read(CHUNK):
+                have += len(chunk)
+                if size is not None and have > size:
+                    part.unlink()
+                    raise WeightsError(
+                        f"{address} sends more than the {size:,} bytes that were published; what "
+                        "came was deleted; find out who stands between you and the server"
+                    )
                 file.write(chunk)
                 bar.update(len(chunk))
+            file.flush()
+            os.fsync(file.fileno())
     if total is not None and part.stat().st_size != total:
         raise OSError(f"the connection ended after {part.stat().st_size} of {total} bytes")
 

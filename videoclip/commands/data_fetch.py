@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"{file.checksum}; delete it, and it is downloaded again"
             )
         print(f"{file.file}: {file.size:,} bytes from {file.address}")
-        download(file.address, path, file.checksum)
+        download(file.address, path, file.checksum, file.size)
     print(
         f"everything else of it ({data_set.files}) is to be had from its page, by its terms"
         if data_set.downloads
