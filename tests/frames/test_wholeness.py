@@ -1,5 +1,6 @@
 """A file that is shorter than it says is known without decoding anything."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,20 @@ def test_what_says_nothing_is_not_guessed(tmp_path: Path) -> None:
     assert promised(cut(path, 0.5)) is None
     path = write_video(tmp_path / "a.ts", pattern(20))
     assert promised(cut(path, 0.5)) is None
+
+
+def test_the_last_page_of_an_ogg_file_must_be_whole(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.ogv", pattern(40, 200, 200), codec="libvpx")
+    whole = path.read_bytes()
+    assert promised(path) is None
+    assert promised(Path(shutil.copy(path, tmp_path / "a.mkv"))) is None
+    for length in (len(whole) - 1, len(whole) // 2, len(whole) // 3, 40, 20):
+        path.write_bytes(whole[:length])
+        assert length < promised(path) <= len(whole)
+    page = whole.rindex(b"OggS")
+    for end in (b"", b"noise", bytes(50)):  # it does not say how many pages it has
+        path.write_bytes(whole[:page] + end)
+        assert promised(path) is None
 
 
 def test_the_index_of_an_mp4(tmp_path: Path) -> None:

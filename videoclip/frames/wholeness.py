@@ -48,7 +48,7 @@ def has_index(path: Path) -> bool:
 
 
 def promised(path: Path) -> int | None:
-    """The size that a file says it has, where it is shorter; .mp4, .avi and .mkv say so."""
+    """The size that a file says it has, where it is shorter; .mp4, .avi, .mkv and .ogv say so."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(12)
@@ -62,6 +62,9 @@ def promised(path: Path) -> int | None:
     if start.startswith(b"\x1aE\xdf\xa3"):
         end = _end_of_segment(path)
         return end if end and end > size else None
+    if start.startswith(b"OggS"):
+        end = _end_of_pages(path)
+        return end if end > size else None
     return None
 
 
@@ -80,6 +83,18 @@ def _end_of_segment(path: Path) -> int | None:
         if width > 8 or length == (1 << 7 * width) - 1:
             return None
         place += width + length
+    return place
+
+
+def _end_of_pages(path: Path) -> int:
+    """Where the last page of an Ogg file ends, as it says; it does not say how many there are."""
+    with path.open("rb") as file:
+        place = 0
+        while header := file.read(27):
+            if not header.startswith(b"OggS"[: len(header)]):
+                break  # no page: noise, which is the decoder's business
+            place += 27 if len(header) < 27 else 27 + header[26] + sum(file.read(header[26]))
+            file.seek(place)
     return place
 
 
