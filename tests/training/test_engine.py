@@ -2,14 +2,10 @@
 
 import copy
 import math
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +17,7 @@ from videoclip.config import ConfigError
 from videoclip.experiment import Optim
 from videoclip.towers import ResNet
 from videoclip.training.engine import Engine
-from videoclip.training.faults import GROWTH, LossScale
+from videoclip.training.faults import LossScale
 from videoclip.training.losses import LOSSES, contrastive
 from videoclip.training.optim import locked_modules, parameter_groups
 from videoclip.types import Batch, Embedding, Frames
@@ -285,44 +281,6 @@ def test_the_rate_goes_on_when_a_step_is_refused() -> None:
     assert rates == pytest.approx([0.0, 5e-4, 1e-3, 5e-4])
 
 
-HUNGRY = """
-import resource
-import torch
-from models import build
-from test_engine import OPTIM, Engine, batch, everything, replace, same
-from videoclip.errors import OutOfMemoryError
-
-engine = Engine(build(), OPTIM, steps=9)
-engine.train()
-engine.step(batch(0))
-before, large = everything(engine.state()), batch(1, size=192, frames=16)
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, resource.RLIM_INFINITY))
-try:
-    engine.step(large)
-except OutOfMemoryError as error:
-    print(error)
-assert same(everything(engine.state()), before)
-engine.optim = replace(engine.optim, chunk_size=8, checkpointing="blocks")
-assert engine.step(large).fault is None
-print(engine.steps_done)
-"""
-"""A process whose memory is bounded to what it has and 64 MiB more."""
-
-
-def test_memory_that_really_runs_out_changes_nothing() -> None:
-    paths = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
-    done = subprocess.run(
-        [sys.executable, "-c", HUNGRY], capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert not done.returncode, done.stderr
-    told, steps = done.stdout.splitlines()
-    assert "memory ran out at step 2, at 192 samples of 16 frames in this process" in told
-    assert "Go on with chunk_size 96 or checkpointing blocks, or both" in told
-    assert steps == "2"
-
-
 def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(x, two[name]) for name, x in one.items())
 
@@ -365,22 +323,6 @@ def test_fp16_trains_float32_weights_by_half_precision(chunk_size: int | None) -
     }
     assert 0 < apart["fp16"] < apart["bf16"] / 4
     assert all(x.dtype == torch.float32 for x in found["fp16"].values())
-
-
-def test_the_scale_of_the_loss_is_grad_scalers() -> None:
-    """Over good and bad steps, and long enough to grow."""
-    scaler = torch.amp.GradScaler("cpu", growth_interval=GROWTH)
-    weight = nn.Parameter(torch.ones(()))
-    optimizer, own = torch.optim.SGD([weight], lr=0.0), LossScale()
-    for step in range(2 * GROWTH + 50):
-        bad = step in (0, 1, 7, GROWTH)
-        weight.grad = torch.full((), math.inf if bad else 1.0)
-        scaler.scale(torch.ones(()))
-        scaler.step(optimizer)
-        scaler.update()
-        own = own.after("overflow" if bad else None)
-        assert own.factor == scaler.get_scale(), step
-    assert own.factor == 2.0**16 / 2**4 * 2
 
 
 def test_an_overflow_halves_the_scale_and_changes_nothing_else() -> None:
