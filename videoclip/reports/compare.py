@@ -63,7 +63,7 @@ def compare(
             experiments.append(row.of(experiment))
     material = on_main(gather, experiments, folder)
     record["manifest_hash"] = material.key
-    text = json.dumps(record, indent=1) + "\n"
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     on_main((folder / "run.json").write_text, text)
     if base is None:
         base, base_key = pretrained(material, folder)
