@@ -71,7 +71,7 @@ def assemble(store: Path, keys: Iterable[str], shard_bytes: int) -> list[Place]:
         _clear(store, rows)  # a run was killed before it came to that
         while waiting:
             number += 1
-            chosen = _fitting([piece_path(store, key) for key in waiting], shard_bytes)
+            chosen = _fitting((piece_path(store, key) for key in waiting), shard_bytes)
             rows += _write_shard(store, number, waiting[: len(chosen)])
             _write_index(store, rows)
             for piece in chosen:
@@ -97,7 +97,7 @@ def _clear(store: Path, rows: Sequence[Place]) -> None:
             piece.unlink()
 
 
-def _fitting(pieces: Sequence[Path], shard_bytes: int) -> list[Path]:
+def _fitting(pieces: Iterable[Path], shard_bytes: int) -> list[Path]:
     """As many from the front as a shard holds, and at least one."""
     chosen, size = [], 0
     for piece in pieces:
