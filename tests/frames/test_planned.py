@@ -257,3 +257,10 @@ def test_every_real_file(shared: Path) -> None:
             np.testing.assert_array_equal(video.read(indices[-1:]), every[-1:], str(path))
         exact += 1
     assert exact == 39
+
+
+def test_the_first_frames_of_an_open_group_need_the_key_frame_before() -> None:
+    stamps = np.array([0, 3, 1, 2, 6, 4, 5, 7])  # the fifth packet is a key frame
+    found = Plan(stamps, np.array([0, 4]), np.array([0]), np.argsort(stamps), True, False)
+    assert [found.start(packet) for packet in range(8)] == [0, 0, 0, 0, 4, 0, 0, 4]
+    assert found.closed_start(4) == 0
