@@ -17,12 +17,17 @@ def run(function: Callable[[Any], Any], argument: Any, folder: Path, count: int 
 
     The function is one of a module, warnings are errors there as in the tests.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     mp.spawn(_work, (count, port, function, argument, folder), nprocs=count)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(count)]
+
+
+def free_port() -> int:
+    """A port on which nobody listens yet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _work(

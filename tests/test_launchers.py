@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import clips as files
 import pytest
 import torch
 from models import build
+from processes import free_port
 
 from videoclip.checkpoints.weights import load
 from videoclip.manifest import Clip, write_manifest
@@ -100,12 +100,6 @@ def wait_for_steps(process: subprocess.Popen, output: Path, count: int) -> None:
 def workers(of: int) -> list[int]:
     """The processes that a process has started."""
     return [int(pid) for pid in Path(f"/proc/{of}/task/{of}/children").read_text().split()]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from action_clips import labelled
 from pictures_on_disk import class_folders, small_clip
 from PIL import Image
+from processes import free_port
 
 from data_prep.moving_shapes import generate
 from videoclip.checkpoints.named import ARCHITECTURES
@@ -52,10 +54,10 @@ def run(command: str, place: Path, *more: str) -> str:
     """Runs a printed command in the reader's folder, with `videoclip` and `scripts/` at hand."""
     words = shlex.split(command)
     if words[0] in ("videoclip", "scripts/videoclip"):
-        words = [sys.executable, "-m", "videoclip", *words[1:], *more]
+        words = [sys.executable, "-m", "videoclip", *words[1:]]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     answer = subprocess.run(
-        words, cwd=place, env=environment, capture_output=True, text=True, check=False
+        [*words, *more], cwd=place, env=environment, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return answer.stdout
@@ -103,7 +105,7 @@ def test_actions_on_the_front_page(actions: Path) -> None:
 
 
 def test_recipes_on_the_front_page(actions: Path) -> None:
-    retrieval, recognition = blocks("bash")[5].replace("ViT-B/32", "small").splitlines()
+    retrieval, recognition, spread = blocks("bash")[5].replace("ViT-B/32", "small").splitlines()
     short = ["--finetune.epochs", "1", "--data.frames", "2", "--finetune.batch-size", "3"]
     printed = run(retrieval, actions, *short, "--task.protocol", "None")
     assert "| transformer" in printed
@@ -112,6 +114,22 @@ def test_recipes_on_the_front_page(actions: Path) -> None:
     launch = f"{sys.executable} -m torch.distributed.run --standalone"
     printed = run(recognition.replace("torchrun", launch), actions, *short)
     assert "top-1" in printed
+    launch = f"{sys.executable} -m deepspeed.launcher.runner --master_port {free_port()}"
+    assert spread.startswith("deepspeed ")
+    spread = spread.replace("deepspeed", launch, 1)
+    printed = run(
+        spread, actions, *short, "--task.protocol", "None", "--finetune.precision", "fp32"
+    )
+    assert "| lstm" in printed
+
+
+def test_many_videos_on_the_front_page(actions: Path) -> None:
+    pack, compare, embed = blocks("bash")[6].replace("ViT-B/32", "small").splitlines()
+    assert "packed 18 + bad 0" in run(pack, actions)
+    short = ["--finetune.epochs", "1", "--data.frames", "2", "--task.protocol", "None"]
+    assert "| transformer" in run(compare, actions, *short, "--seeds", "0")
+    run(embed, actions, "--frames", "2")
+    assert len(pd.read_parquet(actions / "features/embeddings.parquet")) == 18
 
 
 @pytest.fixture(scope="module")
