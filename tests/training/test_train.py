@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from pathlib import Path
 
 import clips as files
@@ -9,14 +10,15 @@ import pytest
 import torch
 from models import build
 
-from videoclip.errors import OutOfMemoryError, VideoclipError
+from videoclip.errors import OutOfMemoryError, VideoclipError, VideoError
 from videoclip.experiment import Data, Optim, Run
+from videoclip.frames.loader import BadSamples
 from videoclip.frames.store import FrameStore
 from videoclip.manifest import Clip
 from videoclip.model import VideoCLIP
 from videoclip.tasks import Retrieval
 from videoclip.towers import Text
-from videoclip.training.logbook import BAD_STEPS
+from videoclip.training.logbook import BAD_SAMPLES, BAD_STEPS
 from videoclip.training.loop import Evaluated
 from videoclip.training.train import train
 from videoclip.types import Embedding, Frames
@@ -42,6 +44,7 @@ def train_small(
     epochs: int | None = None,
     run: Path | None = None,
     bad_steps: int = 10,
+    bad_samples: BadSamples = "skip",
     **optim: float,
 ):
     model = build(head="lstm", text=Text(width=32, layers=1, context_length=12))
@@ -61,12 +64,40 @@ def train_small(
             epochs=len(values) - 1 if epochs is None else epochs, batch_size=3, tower_rate=1e-3,
             precision="fp32", **optim,
         ),
-        data=Data(takes=1, crop=0.8, words=12, workers=0), classes=(), seed=0,
+        data=Data(takes=1, crop=0.8, words=12, workers=0, bad_samples=bad_samples),
+        classes=(), seed=0,
         validate=None if values is None else validate, label="test",
         run=Run(bad_steps=bad_steps), decides={},
         folder=run or folder / f"run{next(RUNS)}",
     )  # fmt: skip
     return trained.model, trained.history, weights
+
+
+@pytest.mark.parametrize("policy", ["skip", "zero"])
+def test_a_clip_that_vanishes_is_told_and_the_rest_is_trained(
+    videos, tmp_path, capsys, monkeypatch, policy: str
+) -> None:
+    read = FrameStore.read
+
+    def without(self: FrameStore, clip: Clip, *more: int) -> torch.Tensor:
+        if clip.video_id == "v2":
+            raise VideoError("v2.mp4 is no longer there")
+        return read(self, clip, *more)
+
+    monkeypatch.setattr(FrameStore, "read", without)
+    _, history, _ = train_small(
+        videos, tmp_path, None, epochs=2, run=tmp_path / "run", bad_samples=policy
+    )
+    assert all(line.loss is None or math.isfinite(line.loss) for line in history)
+    lines = (tmp_path / "run" / BAD_SAMPLES).read_text().splitlines()
+    lines = [json.loads(line) for line in lines]
+    assert [(line["epoch"], line["name"]) for line in lines] == [(1, "v2"), (2, "v2")]
+    assert all((line["instead"] is None) == (policy == "zero") for line in lines)
+    said = capsys.readouterr().err
+    assert "test: 1 of 6 training clips could not be read; " in said
+    assert str(tmp_path / "run" / BAD_SAMPLES) in said
+    with pytest.raises(VideoclipError, match=r"v2\.mp4 is no longer there"):
+        train_small(videos, tmp_path, None, epochs=2, bad_samples="fail")
 
 
 def test_the_best_validated_epoch_is_kept(videos, tmp_path) -> None:

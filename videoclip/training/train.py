@@ -1,10 +1,12 @@
 """Clips -> a trained model: what retrieval and recognition give to the loop."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from videoclip.distributed import main_process
 from videoclip.experiment import Data, Optim, Run
 from videoclip.features.store import FeatureStore, Store
 from videoclip.features.texts import TextFeatures
@@ -15,6 +17,7 @@ from videoclip.tasks import Task
 from videoclip.tokenizer import Tokenizer
 from videoclip.towers.labels import LabelTokenizer
 from videoclip.training.engines import engine_of
+from videoclip.training.logbook import BAD_SAMPLES
 from videoclip.training.loop import Evaluated, Plan, Trained, train_through
 from videoclip.types import Batch
 
@@ -88,7 +91,14 @@ def train(
         decides=decides, unreadable={},
         captions=lambda batch: captions_of(batch, tokenizer), label=label,
     )  # fmt: skip
-    return train_through(engine, plan)
+    trained = train_through(engine, plan)
+    if plan.unreadable and main_process():
+        print(
+            f"{label}: {len(plan.unreadable)} of {len(clips)} training clips could not be read; "
+            f"{folder / BAD_SAMPLES} lists each time",
+            file=sys.stderr,
+        )
+    return trained
 
 
 def captions_of(batch: Batch, tokenizer: Tokenizer | LabelTokenizer) -> list[str]:
