@@ -6,11 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 
 import tyro
 
-from videoclip import cluster
 from videoclip.errors import VideoclipError
 from videoclip.frames.gate import Limits
 from videoclip.frames.pack import SHARD_BYTES, Found, Share, pack, write_manifests
@@ -87,11 +87,12 @@ def main(arguments: Sequence[str]) -> None:
         side=options.side, pixels=options.pixels, seconds=options.seconds,
         frames=options.most_frames, memory=options.memory, timeout=options.timeout,
     )  # fmt: skip
-    with cluster.joined(options.ray) if options.ray else nullcontext():
+    cluster = import_module("videoclip.cluster") if options.ray else None  # it waits for torch
+    with cluster.joined(options.ray) if cluster else nullcontext():
         rows = pack(
             clips, options.record, store, limits,
             workers=options.workers, share=share, shard_bytes=options.shard_bytes,
-            elsewhere=cluster.pack if options.ray else None,
+            elsewhere=cluster.pack if cluster else None,
         )  # fmt: skip
     if share.of > 1:
         good = sum(row.status == "ok" for row in rows.values())
