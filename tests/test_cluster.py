@@ -137,8 +137,8 @@ def test_an_item_that_ends_its_process_is_told_and_costs_no_other(cluster: Any) 
     job = run("-c", CRASH, cluster.address)
     printed, more = job.communicate()
     expected = [("0", 1), ("1", 2), ("2", DIED), ("3", 4), ("4", 5)]
-    # Ray says on the lines before that processes died.
-    assert printed.decode().splitlines()[-1] == str(expected), more.decode()
+    # Ray says on other lines that processes died.
+    assert str(expected) in printed.decode().splitlines(), more.decode()
 
 
 def test_no_cluster_and_no_ray_are_one_clear_message(world, tmp_path, capsys, monkeypatch) -> None:
