@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from videoclip.errors import VideoclipError, nearest
 
@@ -33,3 +34,12 @@ def main(arguments: Sequence[str]) -> None:
     if task not in TASKS:
         raise VideoclipError(f"no task is named {task!r}; {nearest(task, TASKS)}")
     import_module(f"videoclip.commands.data_{task}").main(rest)
+
+
+def require_above_zero(options: Any, names: Sequence[str]) -> None:
+    """Raises VideoclipError that names the first of these options that is not above zero."""
+    for name in names:
+        if getattr(options, name) <= 0:
+            raise VideoclipError(
+                f"--{name.replace('_', '-')} is {getattr(options, name)}; give more than 0"
+            )

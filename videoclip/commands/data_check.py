@@ -10,6 +10,7 @@ import jinja2
 import tyro
 
 from data_prep.videos import is_video, list_files
+from videoclip.commands.data import require_above_zero
 from videoclip.errors import VideoclipError
 from videoclip.frames.check import Row, check, columns, remarks, summary
 from videoclip.frames.gate import Limits
@@ -86,9 +87,8 @@ def main(arguments: Sequence[str]) -> None:
     )
     if options.timeout is None:
         options = dataclasses.replace(options, timeout=600.0 if options.full else DEFAULT.timeout)
-    for name in ("workers", "timeout", "side", "pixels", "seconds", "frames", "memory"):
-        if getattr(options, name) <= 0:
-            raise VideoclipError(f"--{name} is {getattr(options, name)}; give more than 0")
+    names = ("workers", "timeout", "side", "pixels", "seconds", "frames", "memory")
+    require_above_zero(options, names)
     manifest = _manifest(options.source)
     clips = read_manifest(manifest) if manifest else _clips(options)
     if any(is_packed(clip.path) for clip in clips):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tyro
 
+from videoclip.commands.data import require_above_zero
 from videoclip.errors import VideoclipError
 from videoclip.frames.gate import Limits
 from videoclip.frames.pack import SHARD_BYTES, Found, Share, pack, write_manifests
@@ -67,11 +68,7 @@ def main(arguments: Sequence[str]) -> None:
         Options, args=arguments, prog="videoclip data pack", description=Options.__doc__
     )
     names = ("workers", "shard_bytes", "timeout", "side", "pixels", "seconds", "most_frames")
-    for name in (*names, "memory"):
-        if getattr(options, name) <= 0:
-            raise VideoclipError(
-                f"--{name.replace('_', '-')} is {getattr(options, name)}; give more than 0"
-            )
+    require_above_zero(options, (*names, "memory"))
     share = _share(options.shard)
     if options.ray and share.of > 1:
         raise VideoclipError("--ray and --shard are two ways to share the work; give one of them")
