@@ -1,5 +1,6 @@
 """`videoclip data TASK ...`: finds the task."""
 
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -43,3 +44,11 @@ def require_above_zero(options: Any, names: Sequence[str]) -> None:
             raise VideoclipError(
                 f"--{name.replace('_', '-')} is {getattr(options, name)}; give more than 0"
             )
+
+
+def part_of_parts(text: str) -> tuple[int, int]:
+    """The two numbers of --shard i/n. Raises VideoclipError for any other text."""
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise VideoclipError(f"--shard is {text!r}; give i/n with i from 1 to n, such as 3/16")
+    return int(found[1]), int(found[2])

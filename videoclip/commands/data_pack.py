@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -11,10 +10,10 @@ from pathlib import Path
 
 import tyro
 
-from videoclip.commands.data import require_above_zero
+from videoclip.commands.data import part_of_parts, require_above_zero
 from videoclip.errors import VideoclipError
 from videoclip.frames.gate import Limits
-from videoclip.frames.pack import SHARD_BYTES, Found, Share, pack, write_manifests
+from videoclip.frames.pack import SHARD_BYTES, WHOLE, Found, Share, pack, write_manifests
 from videoclip.frames.pack_clip import Packing
 from videoclip.frames.packed import BAD, SHARDS
 from videoclip.manifest import read_manifest
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     names = ("workers", "shard_bytes", "timeout", "side", "pixels", "seconds", "most_frames")
     require_above_zero(options, (*names, "memory"))
-    share = _share(options.shard)
+    share = Share(*part_of_parts(options.shard)) if options.shard is not None else WHOLE
     if options.ray and share.of > 1:
         raise VideoclipError("--ray and --shard are two ways to share the work; give one of them")
     clips = read_manifest(options.manifest)
@@ -97,15 +96,6 @@ def main(arguments: Sequence[str]) -> None:
         print("when all parts are done, run the same command without --shard")
         return
     _print(write_manifests(options.manifest.name, clips, rows, store), options)
-
-
-def _share(text: str | None) -> Share:
-    if text is None:
-        return Share()
-    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise VideoclipError(f"--shard is {text!r}; give i/n with i from 1 to n, such as 3/16")
-    return Share(int(found[1]), int(found[2]))
 
 
 def _print(found: Sequence[Found], options: Options) -> None:

@@ -1,7 +1,6 @@
 """`videoclip embed`: a manifest and a model -> features of frames, and a vector for each clip."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from videoclip import cluster
 from videoclip.checkpoints.weights import load
+from videoclip.commands.data import part_of_parts
 from videoclip.distributed import device
 from videoclip.errors import VideoclipError
 from videoclip.evaluation.predict import FRAMES
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> None:
         Options, args=arguments, prog="videoclip embed", description=Options.__doc__,
         config=(tyro.conf.FlagConversionOff,),
     )  # fmt: skip
-    number, of = _share(options.shard)
+    number, of = part_of_parts(options.shard)
     every = read_manifest(options.manifest)
     chosen = [clip for clip in every if options.split in ("all", clip.split)]
     clips = chosen[number - 1 :: of]
@@ -160,10 +160,3 @@ def _write(
     part = path.with_suffix(".part")
     pd.DataFrame(table).to_parquet(part)
     part.replace(path)
-
-
-def _share(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise VideoclipError(f"--shard is {text!r}; give i/n with i from 1 to n, such as 3/16")
-    return int(found[1]), int(found[2])
